@@ -1,0 +1,41 @@
+# Two commands for everyone: `make run` and `make test` set up a fresh Debian machine by themselves.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+STAMP := .cache/setup.stamp
+BIN := $(VENV)/bin
+
+PROGRAM_DIRS := $(wildcard probes/programs/*/) $(wildcard tests/programs/*/)
+OBJECTS := $(foreach d,$(PROGRAM_DIRS),$(if $(wildcard $(d)core.bpf.c),$(d)core.bpf.o))
+RUNNER := probes/runner/bpfrun
+
+.PHONY: run test lint bench build setup clean
+
+run: setup build
+	$(BIN)/python -m fleet.lab.tour
+
+test: setup build lint
+	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup build
+	@for f in bench/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+
+setup: $(STAMP)
+
+# The system packages come through apt when root; otherwise they are named and the rest goes on.
+$(STAMP): pyproject.toml constraints.txt tools/setup.sh
+	tools/setup.sh "$(PYTHON)" "$(VENV)"
+	@mkdir -p $(@D) && touch $@
+
+build: setup $(RUNNER) $(OBJECTS)
+
+include probes/build.mk
+
+clean:
+	rm -rf $(VENV) .cache run dist $(RUNNER) $(OBJECTS)

@@ -1,0 +1,217 @@
+"""The record's tables: the truth about hosts, kernels, decisions and rollouts. Engines only drive.
+
+Times are seconds since the epoch, UTC, as float. Documents are JSON text under a schema id; nothing here holds a secret.
+``audit`` is append-only: triggers refuse update and delete.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Float, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Name = String(253)
+Digest = String(80)
+
+
+class Base(DeclarativeBase):
+    """Registry of all tables; migrations compare against it."""
+
+
+class HostRow(Base):
+    """A machine, how to reach it, and what the last scan said of it."""
+
+    __tablename__ = "host"
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    definition: Mapped[str] = mapped_column(Text)  # JSON of inventory.host.Host
+    zone: Mapped[str] = mapped_column(Name, default="default")
+    source: Mapped[str] = mapped_column(Text, default="")
+    added_at: Mapped[float] = mapped_column(Float)
+    reach: Mapped[str] = mapped_column(String(16), default="unscanned")  # unscanned|reachable|unreachable|refused|garbage
+    reach_code: Mapped[str | None] = mapped_column(String(32))
+    reach_detail: Mapped[str | None] = mapped_column(Text)
+    scanned_at: Mapped[float | None] = mapped_column(Float)
+    seen_at: Mapped[float | None] = mapped_column(Float)
+    kernel_id: Mapped[str | None] = mapped_column(ForeignKey("kernel.id"))
+    boot_id: Mapped[str | None] = mapped_column(String(64))
+    facts_digest: Mapped[str | None] = mapped_column(ForeignKey("facts.digest"))
+
+
+class KernelRow(Base):
+    """One kernel build, shared by many hosts."""
+
+    __tablename__ = "kernel"
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)  # build-id/arch
+    release: Mapped[str] = mapped_column(Name)
+    version: Mapped[str] = mapped_column(Text, default="")
+    arch: Mapped[str] = mapped_column(String(32))
+    os_name: Mapped[str] = mapped_column(Text, default="")
+    btf_sha256: Mapped[str | None] = mapped_column(Digest)  # in the BTF archive
+    first_seen: Mapped[float] = mapped_column(Float)
+
+
+class FactsRow(Base):
+    """One facts document, stored once however many scans repeat it (zlib of canonical JSON)."""
+
+    __tablename__ = "facts"
+    digest: Mapped[str] = mapped_column(Digest, primary_key=True)
+    document: Mapped[bytes] = mapped_column(LargeBinary)
+    collected_at: Mapped[float] = mapped_column(Float)
+
+
+class ChoiceRow(Base):
+    """The decision for one host and program, with every variant's assessment."""
+
+    __tablename__ = "choice"
+    host: Mapped[str] = mapped_column(ForeignKey("host.name", ondelete="CASCADE"), primary_key=True)
+    program: Mapped[str] = mapped_column(Name, primary_key=True)
+    kernel_id: Mapped[str] = mapped_column(String(128))
+    facts_digest: Mapped[str] = mapped_column(Digest)
+    variant: Mapped[str | None] = mapped_column(String(16))
+    verdict: Mapped[str] = mapped_column(String(16))
+    evidence: Mapped[str] = mapped_column(String(16))
+    summary: Mapped[str] = mapped_column(Text)
+    document: Mapped[str] = mapped_column(Text)  # JSON of fleet.compatibility.verdict.Choice
+    decided_at: Mapped[float] = mapped_column(Float)
+
+
+class PlanRow(Base):
+    """A frozen plan: hosts, builds, waves and the digest of the facts it was made from."""
+
+    __tablename__ = "plan"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    program: Mapped[str] = mapped_column(Name)
+    digest: Mapped[str] = mapped_column(Digest)
+    document: Mapped[str] = mapped_column(Text)  # corollout.plan/1
+    created_at: Mapped[float] = mapped_column(Float)
+
+
+class RolloutRow(Base):
+    """One plan being carried out. States are those of rollout.workflow.STATES."""
+
+    __tablename__ = "rollout"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    plan_id: Mapped[str] = mapped_column(ForeignKey("plan.id"))
+    program: Mapped[str] = mapped_column(Name)
+    state: Mapped[str] = mapped_column(String(32))
+    reason: Mapped[str | None] = mapped_column(Text)  # typed: "<code>: detail"
+    wave: Mapped[int] = mapped_column(Integer, default=-1)
+    epoch: Mapped[int] = mapped_column(Integer, default=1)
+    created_at: Mapped[float] = mapped_column(Float)
+    ended_at: Mapped[float | None] = mapped_column(Float)
+
+
+class WaveRow(Base):
+    """One wave of a rollout and the verdict of its gate."""
+
+    __tablename__ = "wave"
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))  # pending|running|baking|passed|failed|inconclusive|error|skipped
+    gate: Mapped[str | None] = mapped_column(Text)  # JSON: answer, checks, sample ids
+    started_at: Mapped[float | None] = mapped_column(Float)
+    ended_at: Mapped[float | None] = mapped_column(Float)
+
+
+class StepRow(Base):
+    """One host in one wave. Written as intent (with its fencing token) before the host is touched."""
+
+    __tablename__ = "step"
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
+    host: Mapped[str] = mapped_column(Name, primary_key=True)
+    wave: Mapped[int] = mapped_column(Integer)
+    variant: Mapped[str] = mapped_column(String(16))
+    build: Mapped[str] = mapped_column(Digest)
+    state: Mapped[str] = mapped_column(String(16))
+    # pending|probed|staged|checked|attached|verified|healthy|skipped|unreachable|failed|reverted|revert-failed
+    token: Mapped[int | None] = mapped_column(Integer)
+    detail: Mapped[str | None] = mapped_column(Text)  # one line, "<code>: …"
+    document: Mapped[str | None] = mapped_column(Text)  # the agent's last answer
+    started_at: Mapped[float | None] = mapped_column(Float)
+    ended_at: Mapped[float | None] = mapped_column(Float)
+
+
+class AssignmentRow(Base):
+    """What a host should be running: desired state, the other half of drift."""
+
+    __tablename__ = "assignment"
+    host: Mapped[str] = mapped_column(ForeignKey("host.name", ondelete="CASCADE"), primary_key=True)
+    program: Mapped[str] = mapped_column(Name, primary_key=True)
+    variant: Mapped[str] = mapped_column(String(16))
+    build: Mapped[str] = mapped_column(Digest)
+    token: Mapped[int] = mapped_column(Integer)
+    rollout_id: Mapped[str] = mapped_column(String(40))
+    since: Mapped[float] = mapped_column(Float)
+
+
+class SampleRow(Base):
+    """One measurement of one program on one host. Cost in percent of one core, times in ns, memory in bytes."""
+
+    __tablename__ = "sample"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    host: Mapped[str] = mapped_column(Name)
+    program: Mapped[str] = mapped_column(Name)
+    rollout_id: Mapped[str | None] = mapped_column(String(40))
+    wave: Mapped[int | None] = mapped_column(Integer)
+    at: Mapped[float] = mapped_column(Float)
+    window_s: Mapped[float] = mapped_column(Float)
+    cpu_percent: Mapped[float | None] = mapped_column(Float)
+    ns_per_event: Mapped[float | None] = mapped_column(Float)
+    events: Mapped[int | None] = mapped_column(Integer)
+    memory_bytes: Mapped[int | None] = mapped_column(Integer)
+    lost: Mapped[int | None] = mapped_column(Integer)
+    tripped: Mapped[bool] = mapped_column(Boolean, default=False)
+    document: Mapped[str] = mapped_column(Text)
+
+
+Index("sample_by_rollout", SampleRow.rollout_id, SampleRow.wave, SampleRow.host)
+Index("sample_by_host", SampleRow.host, SampleRow.program, SampleRow.at)
+
+
+class RequestRow(Base):
+    """What a person asked of a rollout (pause, promote, halt …); the workflow takes it, nobody else acts."""
+
+    __tablename__ = "request"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"))
+    verb: Mapped[str] = mapped_column(String(16))
+    arguments: Mapped[str] = mapped_column(Text, default="{}")
+    actor: Mapped[str] = mapped_column(Name)
+    at: Mapped[float] = mapped_column(Float)
+    taken_at: Mapped[float | None] = mapped_column(Float)
+    outcome: Mapped[str | None] = mapped_column(Text)
+
+
+class AuditRow(Base):
+    """Append-only: who did what to which host, with the fencing token, in the transaction of the change."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    at: Mapped[float] = mapped_column(Float)
+    actor: Mapped[str] = mapped_column(Name)
+    verb: Mapped[str] = mapped_column(String(32))
+    rollout_id: Mapped[str | None] = mapped_column(String(40))
+    host: Mapped[str | None] = mapped_column(Name)
+    program: Mapped[str | None] = mapped_column(Name)
+    before: Mapped[str | None] = mapped_column(String(64))
+    after: Mapped[str | None] = mapped_column(String(64))
+    token: Mapped[int | None] = mapped_column(Integer)
+    detail: Mapped[str] = mapped_column(Text, default="")
+
+
+class CounterRow(Base):
+    """Named rising counters; ``token`` hands out fencing tokens, never one twice."""
+
+    __tablename__ = "counter"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[int] = mapped_column(Integer)
+
+
+class ControllerRow(Base):
+    """A live controller: heartbeat every few seconds; a stale one may be taken over."""
+
+    __tablename__ = "controller"
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    started_at: Mapped[float] = mapped_column(Float)
+    beat_at: Mapped[float] = mapped_column(Float)
+    rollout_id: Mapped[str | None] = mapped_column(String(40))

@@ -1,0 +1,181 @@
+"""What a host was seen to be: facts with their evidence, and nothing that acts on a host.
+
+A fact never turns "denied" or "could not tell" into "no": the four answers are kept apart from the collector's probe
+to the last report. Parsing is strict and bounded, because a facts document comes from a host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from btf.fault import Fault, printable
+
+SCHEMA = "corollout.facts/1"
+MAX_DOCUMENT = 4 * 1024 * 1024
+MAX_FACTS = 20_000
+_MAX_NAME = 160
+_MAX_TEXT = 2_000
+
+# Facts that change from one scan to the next without the host having changed; they do not count for the digest.
+VOLATILE = frozenset({"clock.wall", "clock.monotonic", "system.load", "system.memory_available"})
+
+
+class Answer(StrEnum):
+    """What evidence says about one thing: ``blocked`` means the kernel has it and something denies it."""
+
+    YES = "yes"
+    NO = "no"
+    BLOCKED = "blocked"
+    UNKNOWN = "unknown"
+
+
+class FactsMalformed(Fault):
+    """A host's facts document is not one."""
+
+    code = "COR-INV-010"
+    remedy = "The host's collector answered garbage: check what its shell prints at login, then scan again."
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One observed thing. ``value`` is any JSON value; ``errno`` a name such as ``EPERM``; ``raw`` what was read."""
+
+    name: str
+    answer: Answer
+    value: Any = None
+    source: str = ""
+    raw: str | None = None
+    errno: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts(Mapping[str, Fact]):
+    """All facts of one host at one time, by name. A missing name answers ``unknown``."""
+
+    by_name: Mapping[str, Fact]
+    collected_at: float = 0.0
+    form: str = "python"
+    took_ms: int = 0
+
+    def __getitem__(self, name: str) -> Fact:
+        return self.by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    def answer(self, name: str) -> Answer:
+        """Return the answer for *name*; never seen is ``unknown``."""
+        fact = self.by_name.get(name)
+        return fact.answer if fact else Answer.UNKNOWN
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """Return the value of *name*, or *default* when it was not read."""
+        fact = self.by_name.get(name)
+        return default if fact is None or fact.value is None else fact.value
+
+    @property
+    def kernel_id(self) -> str:
+        """The kernel build: GNU build-id, else BTF digest, else release and version, each with the architecture."""
+        arch = self.value("kernel.arch", "unknown")
+        build_id = self.value("kernel.build_id")
+        if build_id:
+            return f"{build_id}/{arch}"
+        btf = self.value("btf.vmlinux")
+        if isinstance(btf, dict) and btf.get("sha256"):
+            return f"btf-{btf['sha256'][:40]}/{arch}"
+        text = "\0".join(str(self.value(n, "")) for n in ("kernel.release", "kernel.version", "os.id", "os.version_id"))
+        return f"uname-{hashlib.sha256(text.encode()).hexdigest()[:40]}/{arch}"
+
+    @property
+    def boot_id(self) -> str | None:
+        """The kernel's random boot id, or None when unreadable."""
+        value = self.value("kernel.boot_id")
+        return str(value) if value else None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every fact that is not volatile: equal digests mean nothing that matters changed."""
+        stable = {
+            n: (f.answer.value, f.value, f.errno) for n, f in sorted(self.by_name.items()) if n not in VOLATILE
+        }
+        return hashlib.sha256(json.dumps(stable, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document this was parsed from, in canonical form."""
+        return {
+            "schema": SCHEMA,
+            "collector": {"form": self.form},
+            "collected_at": self.collected_at,
+            "took_ms": self.took_ms,
+            "facts": {
+                n: {k: v for k, v in (("answer", f.answer.value), ("value", f.value), ("source", f.source),
+                                      ("raw", f.raw), ("errno", f.errno)) if v not in (None, "")}
+                for n, f in sorted(self.by_name.items())
+            },
+        }
+
+
+def _bounded(value: Any, depth: int = 0) -> Any:
+    """Return *value* with every string made printable and every level bounded, or raise FactsMalformed."""
+    if depth > 6:
+        raise FactsMalformed("a fact is nested too deeply")
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return printable(value, _MAX_TEXT)
+    if isinstance(value, list):
+        return [_bounded(v, depth + 1) for v in value]
+    if isinstance(value, dict):
+        return {printable(str(k), _MAX_NAME): _bounded(v, depth + 1) for k, v in value.items()}
+    raise FactsMalformed("a fact holds something that is not JSON")
+
+
+def _one(name: str, body: Any) -> Fact:
+    if not isinstance(body, dict):
+        raise FactsMalformed(f"fact {name!r} is not an object")
+    try:
+        answer = Answer(body.get("answer"))
+    except ValueError:
+        raise FactsMalformed(f"fact {name!r} has no valid answer") from None
+    text = {k: body[k] for k in ("source", "raw", "errno") if body.get(k) is not None}
+    if any(not isinstance(v, str) for v in text.values()):
+        raise FactsMalformed(f"fact {name!r}: source, raw and errno must be text")
+    clean = {k: printable(v, _MAX_TEXT) for k, v in text.items()}
+    return Fact(name, answer, _bounded(body.get("value")), clean.get("source", ""), clean.get("raw"), clean.get("errno"))
+
+
+def parse_facts(data: bytes) -> Facts:
+    """Parse a collector's JSON document; hostile until it returns."""
+    if len(data) > MAX_DOCUMENT:
+        raise FactsMalformed(f"the facts document is larger than {MAX_DOCUMENT} bytes")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        raise FactsMalformed("the answer is not JSON") from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise FactsMalformed(f"the answer is not a {SCHEMA} document")
+    facts = document.get("facts")
+    if not isinstance(facts, dict) or len(facts) > MAX_FACTS:
+        raise FactsMalformed("the facts are missing or too many")
+    by_name = {}
+    for name, body in facts.items():
+        if not name.isprintable() or len(name) > _MAX_NAME:
+            raise FactsMalformed("a fact has an unusable name")
+        by_name[name] = _one(name, body)
+    collector = document.get("collector")
+    form = collector.get("form") if isinstance(collector, dict) else None
+    at, took = document.get("collected_at"), document.get("took_ms")
+    return Facts(
+        by_name,
+        collected_at=float(at) if isinstance(at, int | float) else 0.0,
+        form="sh" if form == "sh" else "python",
+        took_ms=int(took) if isinstance(took, int | float) else 0,
+    )

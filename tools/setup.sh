@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Set up this machine: system packages through apt when root, then a virtual environment with exact pins.
+# Usage: tools/setup.sh PYTHON VENV
+set -euo pipefail
+python=$1 venv=$2
+
+# command-to-look-for:package
+needs=(
+  clang:clang llvm-strip:llvm gcc:gcc bpftool:bpftool sshd:openssh-server ssh-keygen:openssh-client ip:iproute2
+  iptables:iptables ipset:ipset make:make xz:xz-utils git:git
+)
+# file-to-look-for:package
+files=(
+  /usr/include/bpf/libbpf.h:libbpf-dev /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
+  /usr/lib/python3/dist-packages/bcc:python3-bpfcc
+)
+export PATH="$PATH:/usr/sbin:/sbin"
+missing=()
+for row in "${needs[@]}"; do command -v "${row%%:*}" >/dev/null || missing+=("${row##*:}"); done
+for row in "${files[@]}"; do [ -e "${row%%:*}" ] || missing+=("${row##*:}"); done
+"$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+
+if [ "${#missing[@]}" -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "setup: installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" libc6-dev >/dev/null
+  else
+    echo "setup: not root; please install: ${missing[*]}" >&2
+    echo "setup: going on with what is possible without them" >&2
+  fi
+fi
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup: Python 3.11 or newer is needed, $python is older" >&2; exit 2; }
+[ -x "$venv/bin/python" ] || { echo "setup: creating $venv"; "$python" -m venv "$venv"; }
+echo "setup: installing pinned Python packages"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
