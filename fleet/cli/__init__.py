@@ -1,0 +1,1 @@
+"""The command line: stdout is data, stderr is narration, the exit code is the answer."""

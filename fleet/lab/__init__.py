@@ -1,0 +1,1 @@
+"""Lab hosts: real differences on one machine, each a namespaced host with its own sshd. Nothing here decides anything."""
