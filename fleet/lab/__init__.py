@@ -1,1 +1,1 @@
-"""Lab hosts: real differences on one machine, each a namespaced host with its own sshd. Nothing here decides anything."""
+"""Lab hosts: real differences on one machine, each a namespaced host with its own sshd. Decides nothing."""
