@@ -1,0 +1,1 @@
+"""Whether a build runs on a host, from bytes and facts alone: requirements, features, decision, choice, unlocks."""

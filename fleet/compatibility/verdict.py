@@ -86,7 +86,8 @@ class Assessment:
     verdict: Verdict
     evidence: Evidence
     reasons: tuple[Reason, ...] = ()
-    lost: tuple[str, ...] = ()  # what a degraded or fallback variant does not give: declared gaps, absent optional hooks
+    # What a degraded or fallback variant does not give: declared gaps, absent optional hooks.
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,211 @@
+"""Assess one variant of one program on one host: every requirement answered, then one verdict.
+
+The strongest evidence wins; among equals the more cautious answer. Denied and could-not-tell never become "no".
+This module reads facts and BTF, never a host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from fleet.compatibility.features import FEATURES, Finding, Known, alternatives, noun
+from fleet.compatibility.unlock import unlock_for
+from fleet.compatibility.verdict import Assessment, Evidence, Reason, Requirement, Unlock, Verdict
+from inventory.facts import Answer
+from probes.catalogue import Program
+
+
+class Outcome(Protocol):
+    """One CO-RE relocation resolved against a kernel; ``btf.relocate.RelocationOutcome`` is one."""
+
+    @property
+    def program(self) -> str:
+        """The BPF program."""
+
+    @property
+    def local(self) -> str:
+        """What is accessed, C-like."""
+
+    @property
+    def outcome(self) -> str:
+        """``value``, ``poisoned`` or ``ambiguous``."""
+
+    @property
+    def guarded(self) -> bool | None:
+        """Whether the instruction is dead code on this kernel; None when that cannot be told."""
+
+    @property
+    def detail(self) -> str:
+        """Why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What really happened to a build on a kernel build: proven in the lab or observed in the fleet."""
+
+    build: str
+    kernel_id: str
+    evidence: Evidence
+    detail: str = ""
+
+
+_CAUTION = {Answer.NO: 0, Answer.BLOCKED: 1, Answer.YES: 2}  # among equal evidence the first wins
+_PREFERENCE = {Answer.YES: 0, Answer.BLOCKED: 1, Answer.UNKNOWN: 2, Answer.NO: 3}  # among alternatives the first wins
+_CODE_ENDS = {Answer.YES: "ok", Answer.NO: "absent", Answer.BLOCKED: "denied", Answer.UNKNOWN: "unknown"}
+_HOOKS = frozenset({"attach", "tracepoint", "raw_tracepoint", "program_type", "function"})
+
+RUNS_BPF = Requirement("fact", "bpf.syscall", "corollout")
+RUNS_AGENT = Requirement("fact", "python.path", "corollout")
+# What a variant needs of a host whatever its build says.
+STRUCTURAL = {
+    "core": (RUNS_AGENT, RUNS_BPF),
+    "core-btf": (RUNS_AGENT, RUNS_BPF, Requirement("btf", "archive", "corollout")),
+    "bcc": (
+        RUNS_AGENT,
+        RUNS_BPF,
+        Requirement("fact", "bcc.usable", "corollout"),
+        Requirement("fact", "headers.path|headers.kheaders", "corollout"),
+    ),
+    "fallback": (RUNS_AGENT,),
+}
+
+
+def weigh(findings: Iterable[Finding]) -> Finding:
+    """Return the finding that counts: the strongest conclusive one, or an unknown one when none is conclusive."""
+    best: Finding | None = None
+    unclear: Finding | None = None
+    for found in findings:
+        if found.answer is Answer.UNKNOWN:
+            unclear = unclear or found
+        elif best is None or _rank(found) < _rank(best):
+            best = found
+    return best or unclear or Finding(Answer.UNKNOWN, Evidence.CLAIMED, "nothing known")
+
+
+def _rank(found: Finding) -> tuple[int, int]:
+    return -found.evidence.strength, _CAUTION[found.answer]
+
+
+def answer(need: Requirement, known: Known, *, learned: Learned | None = None) -> Reason:
+    """Answer one requirement. A subject ``a|b`` is met by either; *learned* speaks for this build on this kernel."""
+    row = FEATURES.get(need.kind)
+    if row is None:
+        detail = f"{noun(need)}: a kind of requirement this version does not know"
+        return Reason(need, Answer.UNKNOWN, Evidence.CLAIMED, "requirement-unknown", detail)
+    found = min(
+        (weigh(f for s in row.sources if (f := s(way, known))) for way in alternatives(need)),
+        key=lambda f: _PREFERENCE[f.answer],
+    )
+    if learned and row.per_kernel and found.answer is not Answer.BLOCKED and _yields(found, learned):
+        found = Finding(Answer.YES, learned.evidence, learned.detail or "this build ran on this kernel build", "record")
+    unlock = unlock_for(need, found, known)
+    said = Answer.BLOCKED if unlock and found.answer is Answer.NO else found.answer
+    code = f"{row.code}-{_CODE_ENDS[found.answer]}"
+    if need.kind == "btf" and found.answer is not Answer.YES:
+        code = "btf-not-imported" if found.source == "archive" else "btf-hidden" if unlock else code
+    errno = f" ({found.errno})" if found.errno and said is not Answer.YES else ""
+    detail = f"{noun(need)}: {found.detail}{errno}"
+    return Reason(need, said, found.evidence, code, detail, found.source, found.errno, unlock)
+
+
+def _yields(found: Finding, learned: Learned) -> bool:
+    """Whether what happened outweighs a finding; a live probe that says no is never overruled by another host."""
+    return found.evidence.strength < learned.evidence.strength and not (
+        found.answer is Answer.NO and found.evidence is Evidence.PROBED
+    )
+
+
+def relocation_reasons(
+    outcomes: Sequence[Outcome] | None, *, wanted: bool, learned: Learned | None = None, optional: Iterable[str] = ()
+) -> tuple[Reason, ...]:
+    """Turn relocation outcomes into reasons: one per access that breaks, one for all that resolve.
+
+    *wanted* says that the object has relocations; then missing *outcomes* (no BTF to resolve against) are unknown.
+    """
+    absent = frozenset(optional)
+    if outcomes is None:
+        if not wanted:
+            return ()
+        need = Requirement("relocation", "CO-RE relocations")
+        if learned:
+            return (Reason(need, Answer.YES, learned.evidence, "relocation-ok", "they resolved on this kernel build"),)
+        import_it = Unlock("import-btf", "import BTF for this kernel build")
+        detail = "CO-RE relocations: no BTF of this kernel build at hand to resolve them against"
+        return (Reason(need, Answer.UNKNOWN, Evidence.DERIVED, "relocation-unknown", detail, "", None, import_it),)
+    reasons: dict[tuple[str, str, str], Reason] = {}
+    for out in outcomes:
+        if out.outcome == "value" or (out.outcome == "poisoned" and out.guarded):
+            continue
+        need = Requirement("relocation", out.local, optional=out.program in absent, program=out.program)
+        sure = out.outcome == "ambiguous" or out.guarded is False
+        said = Answer.NO if sure else Answer.UNKNOWN
+        detail = f"{out.local}: {out.detail}" if out.detail else out.local
+        key = (out.program, out.local, out.outcome)
+        reasons.setdefault(key, Reason(need, said, Evidence.DERIVED, f"relocation-{out.outcome}", detail, "btf"))
+    resolved = len(outcomes) - sum(o.outcome != "value" for o in outcomes)
+    if resolved:
+        need = Requirement("relocation", "CO-RE relocations")
+        detail = f"{resolved} of {len(outcomes)} CO-RE relocations resolve against this kernel's BTF"
+        return (Reason(need, Answer.YES, Evidence.DERIVED, "relocation-ok", detail, "btf"), *reasons.values())
+    return tuple(reasons.values())
+
+
+def conclude(reasons: Sequence[Reason]) -> tuple[Verdict, Evidence, tuple[str, ...]]:
+    """Return the verdict of all *reasons*, how it is known, and the optional BPF programs or hooks that are lost.
+
+    A verdict is as strong as the weakest answer it stands on, a refusal as strong as its strongest "no".
+    """
+    must = [r for r in reasons if not r.requirement.optional]
+    for stop, verdict, pick in (
+        (Answer.NO, Verdict.REFUSED, max),
+        (Answer.BLOCKED, Verdict.BLOCKED, max),
+        (Answer.UNKNOWN, Verdict.UNKNOWN, max),
+    ):
+        if found := [r.evidence for r in must if r.answer is stop]:
+            return verdict, pick(found, key=lambda e: e.strength), ()
+    lost = dict.fromkeys(
+        r.requirement.program or noun(r.requirement)
+        for r in reasons
+        if r.requirement.optional
+        and r.answer is not Answer.YES
+        and (r.requirement.kind in _HOOKS or r.requirement.program)
+    )
+    if lost and not must and all(r.answer is not Answer.YES for r in reasons):
+        return Verdict.REFUSED, Evidence.DERIVED, tuple(lost)
+    weakest = min((r.evidence for r in must), key=lambda e: e.strength, default=Evidence.CLAIMED)
+    return Verdict.DEGRADED if lost else Verdict.FITS, weakest, tuple(lost)
+
+
+def assess(
+    program: Program,
+    variant: str,
+    requirements: Sequence[Requirement],
+    known: Known,
+    outcomes: Sequence[Outcome] | None = None,
+    *,
+    build: str = "",
+    learned: Sequence[Learned] = (),
+) -> Assessment:
+    """Assess one *variant* on one host: structural needs, the build's own *requirements*, and the manifest's facts.
+
+    ``known.btf`` is BTF of exactly the host's kernel build or None; *outcomes* are the build's relocations against it.
+    Off the host only the kernel is asked: what the machine itself must have is left out.
+    """
+    row = program.variant(variant)
+    optional = frozenset(row.optional_programs) if row else frozenset()
+    kernel_id = known.facts.kernel_id
+    past = next((e for e in learned if build and (e.build, e.kernel_id) == (build, kernel_id)), None)
+    needs = [replace(n, optional=True) if n.program in optional else n for n in requirements]
+    if not known.off_host:
+        declared = (Requirement("fact", name, "manifest") for name in (row.requires if row else ()))
+        needs = [*STRUCTURAL.get(variant, ()), *needs, *declared]
+    reasons = [answer(need, known, learned=past) for need in dict.fromkeys(needs)]
+    wanted = any(n.kind == "btf" and n.subject == "kernel" for n in requirements)
+    reasons += relocation_reasons(outcomes, wanted=wanted, learned=past, optional=optional)
+    verdict, evidence, lost = conclude(reasons)
+    lost = (*lost, *(row.gaps if row else ()))
+    if verdict is Verdict.FITS and lost:
+        verdict = Verdict.DEGRADED
+    return Assessment(program.name, variant, build, verdict, evidence, tuple(reasons), lost)

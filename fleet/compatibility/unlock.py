@@ -1,0 +1,214 @@
+"""What would have to change, in words: the smallest change for one denied requirement, and for a whole fleet.
+
+A missing package, mount or module is not "this kernel cannot": with a row here it is ``blocked`` and named. A row only
+applies when it would really help. Nothing here changes a host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from fleet.compatibility.features import Finding, Known, alternatives, kconfig, noun
+from fleet.compatibility.signs import release_version
+from fleet.compatibility.verdict import Assessment, Choice, Requirement, Unlock, Verdict
+from inventory.facts import Answer, Facts
+from probes.manifest import LADDER
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What makes a fact that says ``no`` say ``yes`` without another kernel. ``kconfig`` must not be known unset."""
+
+    unlock: Unlock
+    kconfig: str = ""
+
+
+MISSING = {
+    "python.path": Missing(Unlock("install-python3", "install python3")),
+    "bcc.usable": Missing(Unlock("install-bcc", "install BCC for the system's Python (python3-bpfcc or python3-bcc)")),
+    "headers.path": Missing(Unlock("install-headers", "install the headers of exactly the running kernel")),
+    "mount.tracefs": Missing(Unlock("mount-tracefs", "mount tracefs at /sys/kernel/tracing"), "TRACING"),
+    "mount.debugfs": Missing(Unlock("mount-debugfs", "mount debugfs at /sys/kernel/debug"), "DEBUG_FS"),
+    "mount.bpffs": Missing(Unlock("mount-bpffs", "mount bpffs at /sys/fs/bpf"), "BPF_SYSCALL"),
+    "mount.securityfs": Missing(Unlock("mount-securityfs", "mount securityfs at /sys/kernel/security"), "SECURITYFS"),
+    "cgroup.v2_path": Missing(Unlock("mount-cgroup2", "mount a cgroup2 hierarchy"), "CGROUPS"),
+    "tool.iptables": Missing(Unlock("install-iptables", "install iptables")),
+    "tool.ipset": Missing(Unlock("install-ipset", "install ipset"), "IP_SET"),
+    "tool.nft": Missing(Unlock("install-nftables", "install nftables")),
+    "tool.tc": Missing(Unlock("install-iproute2", "install iproute2")),
+    "tool.ip": Missing(Unlock("install-iproute2", "install iproute2")),
+}
+
+
+def _lists(facts: Facts, name: str, wanted: str) -> bool | None:
+    """Whether the list fact *name* has *wanted*, ignoring case; None when the list is not known."""
+    value = facts.value(name)
+    return wanted in {str(v).lower() for v in value} if isinstance(value, list) else None
+
+
+def _is_bpf(need: Requirement) -> bool:
+    return need.kind in _BPF_KINDS or (need.kind == "fact" and need.subject.startswith("bpf."))
+
+
+_BPF_KINDS = frozenset({"program_type", "map_type", "helper", "attach", "link", "feature", "isa", "instructions"})
+_WRITES = frozenset({"probe_write_user", "override_return"})
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Who denies, and the change that ends it."""
+
+    unlock: Unlock
+    applies: Callable[[Requirement, Finding, Facts], bool]
+
+
+# First row that applies wins; ordered by how surely the facts name the culprit.
+DENIALS = (
+    Denial(
+        Unlock("expose-btf", "let the agent see /sys/kernel/btf: unmask it in its mount namespace"),
+        lambda need, _f, _facts: need.kind == "btf" and need.subject != "archive",
+    ),
+    Denial(
+        Unlock("relax-lockdown", "boot without lockdown=confidentiality"),
+        lambda need, _f, facts: (
+            facts.value("lockdown.mode") == "confidentiality"
+            and ("probe_read" in need.subject or need.subject in {"kprobe", "fentry", "tracefs"})
+        ),
+    ),
+    Denial(
+        Unlock("relax-lockdown-integrity", "boot without kernel lockdown"),
+        lambda need, _f, facts: (
+            facts.value("lockdown.mode") in ("integrity", "confidentiality") and need.subject in _WRITES
+        ),
+    ),
+    Denial(
+        Unlock("allow-bpf-seccomp", "allow bpf() in the service's seccomp profile"),
+        lambda need, found, facts: (
+            _is_bpf(need)
+            and facts.value("seccomp.mode") == 2
+            and facts.answer("bpf.syscall") is Answer.BLOCKED
+            and found.errno in ("EPERM", "ENOSYS", "EACCES", None)
+        ),
+    ),
+    Denial(
+        Unlock("allow-bpf-selinux", "allow class bpf for the agent's domain in the SELinux policy"),
+        lambda need, found, facts: (
+            _is_bpf(need) and found.errno == "EACCES" and bool(_lists(facts, "lsm.active", "selinux"))
+        ),
+    ),
+    Denial(
+        Unlock("grant-capabilities", "give the agent CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (CAP_SYS_ADMIN below 5.8)"),
+        lambda need, _f, facts: (
+            _is_bpf(need)
+            and _lists(facts, "caps.effective", "cap_sys_admin") is False
+            and _lists(facts, "caps.effective", "cap_bpf") is False
+        ),
+    ),
+    Denial(
+        Unlock("raise-memlock", "raise RLIMIT_MEMLOCK, or give the agent CAP_SYS_RESOURCE"),
+        # Since Linux commit d5299b67dd59 ("bpf: Memcg-based memory accounting for bpf maps") (v5.11) no longer charged.
+        lambda need, found, facts: (
+            need.kind == "map_type"
+            and found.errno == "EPERM"
+            and (release_version(str(facts.value("kernel.release", ""))) or (9, 0)) < (5, 11)
+            and not _lists(facts, "caps.effective", "cap_sys_resource")
+        ),
+    ),
+    Denial(
+        Unlock("allow-net-admin", "give the agent CAP_NET_ADMIN and CAP_NET_RAW"),
+        lambda need, found, facts: (
+            need.subject in ("probe.sock_diag_destroy", "probe.af_packet")
+            and found.errno in ("EPERM", "EACCES")
+            and _lists(facts, "caps.effective", "cap_net_admin") is False
+        ),
+    ),
+)
+
+_MODULES = {"tc": ("NET_CLS_BPF", "cls_bpf")}
+
+
+def unlock_for(need: Requirement, found: Finding, known: Known) -> Unlock | None:
+    """Return the smallest change that would answer *need* with yes, or None when only another kernel would.
+
+    For a ``blocked`` finding there is always one, if only "find out what denies it".
+    """
+    facts = known.facts
+    if need.kind == "btf" and found.source == "archive":
+        return Unlock("import-btf", "import BTF for this kernel build")
+    if found.answer is Answer.NO:
+        return _missing(need, facts)
+    if found.answer is not Answer.BLOCKED:
+        return None
+    for row in DENIALS:
+        if row.applies(need, found, facts):
+            return row.unlock
+    errno = f" ({found.errno})" if found.errno else ""
+    return Unlock("find-denial", f"find out what denies {noun(need)}{errno}")
+
+
+def _missing(need: Requirement, facts: Facts) -> Unlock | None:
+    if need.kind == "attach" and need.subject in _MODULES:
+        symbol, module = _MODULES[need.subject]
+        return Unlock("load-module", f"load the kernel module {module}") if kconfig(facts, symbol) == "m" else None
+    if need.kind != "fact":
+        return None
+    for way in alternatives(need):
+        row = MISSING.get(way.subject)
+        if row and not (row.kconfig and kconfig(facts, row.kconfig) == "n"):
+            return row.unlock
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change for the fleet: all of ``unlocks`` together give ``hosts`` the variant ``gains``."""
+
+    program: str
+    gains: str
+    unlocks: tuple[Unlock, ...]
+    hosts: tuple[str, ...]
+    kernels: tuple[str, ...]
+
+    @property
+    def action(self) -> str:
+        """The change in words, with the number of builds where that is what is asked for."""
+        words = " and ".join(u.action for u in self.unlocks)
+        if len(self.kernels) > 1:
+            words = words.replace("this kernel build", f"{len(self.kernels)} kernel builds")
+        return words
+
+
+def needed(assessment: Assessment) -> tuple[Unlock, ...] | None:
+    """Return every unlock a variant needs to run, in a stated order (code), or None when unlocks do not suffice."""
+    stop = {Verdict.BLOCKED: Answer.BLOCKED, Verdict.UNKNOWN: Answer.UNKNOWN}.get(assessment.verdict)
+    waiting = [r for r in assessment.reasons if r.answer is stop and not r.requirement.optional]
+    if not waiting or any(r.unlock is None for r in waiting):
+        return None
+    return tuple(sorted({r.unlock for r in waiting if r.unlock}, key=lambda u: (u.code, u.action)))
+
+
+def openings(choice: Choice) -> tuple[tuple[str, tuple[Unlock, ...]], ...]:
+    """Return (variant, unlocks) for every variant better than the chosen one that unlocks would open, fewest first."""
+    better = LADDER.index(choice.variant) if choice.variant in LADDER else len(LADDER)
+    found = [
+        (a.variant, unlocks)
+        for a in choice.assessments
+        if a.variant in LADDER and LADDER.index(a.variant) < better and (unlocks := needed(a))
+    ]
+    return tuple(sorted(found, key=lambda o: (len(o[1]), LADDER.index(o[0]))))
+
+
+def cheapest(choices: Iterable[Choice]) -> tuple[Change, ...]:
+    """Return the changes that help most: per host its smallest opening, summed; most hosts first."""
+    grouped: dict[tuple[str, str, tuple[Unlock, ...]], tuple[list[str], set[str]]] = {}
+    for choice in choices:
+        for variant, unlocks in openings(choice)[:1]:
+            hosts, kernels = grouped.setdefault((choice.program, variant, unlocks), ([], set()))
+            hosts.append(choice.host)
+            kernels.add(choice.kernel_id)
+    changes = [
+        Change(program, variant, unlocks, tuple(sorted(hosts)), tuple(sorted(kernels)))
+        for (program, variant, unlocks), (hosts, kernels) in grouped.items()
+    ]
+    return tuple(sorted(changes, key=lambda c: (-len(c.hosts), len(c.unlocks), c.program, c.gains, c.action)))
