@@ -1,0 +1,98 @@
+"""The maps an object defines, in BTF (section ``.maps``) or as rows of numbers (legacy section ``maps``)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from btf.kinds import Array, Composite, Datasec, Enum, Kind, Ptr, Struct, Var
+from btf.types import Btf
+from btf.uapi import MAP_TYPES, name_of
+
+
+@dataclass(frozen=True, slots=True)
+class BpfMap:
+    """One map. ``type`` is the kernel's name in lower case; sizes in bytes; ``max_entries`` 0: the loader's choice."""
+
+    name: str
+    type: str
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+    pinned: bool = False  # the loader pins it by name
+    inner: BpfMap | None = None  # what a map of maps holds
+    legacy: bool = False  # defined in section ``maps``, which libbpf 1.0 and later refuse
+
+
+_LEGACY = struct.Struct("5I")  # type, key_size, value_size, max_entries, map_flags
+
+# Members whose number is the length of an array pointed to, as the macro __uint writes them.
+_NUMBERS = ("type", "key_size", "value_size", "max_entries", "map_flags", "pinning")
+
+
+def btf_maps(btf: Btf) -> list[BpfMap]:
+    """Return the maps of every ``.maps`` section of *btf* in order of their definition."""
+    found = []
+    for id_ in btf.by_name(".maps", Kind.DATASEC):
+        section = btf[id_]
+        assert isinstance(section, Datasec)
+        for variable, _, _ in section.variables:
+            var = btf[variable]
+            definition = btf.resolve(var.type) if isinstance(var, Var) else None
+            if isinstance(definition, Struct):
+                found.append(_defined(btf, var.name, definition))
+    return found
+
+
+def _defined(btf: Btf, name: str, definition: Composite, *, nested: bool = False) -> BpfMap:
+    numbers = dict.fromkeys(_NUMBERS, 0)
+    inner = None
+    for member in definition.members:
+        if member.name in numbers:
+            numbers[member.name] = _number(btf, member.type)
+        elif member.name in ("key", "value"):
+            pointer = btf.resolve(member.type)
+            if isinstance(pointer, Ptr):
+                numbers[f"{member.name}_size"] = btf.size_of(pointer.type) or 0
+        elif member.name == "values" and not nested:
+            inner = _inner(btf, f"{name}.inner", member.type)
+    return BpfMap(
+        name,
+        name_of(numbers["type"], MAP_TYPES),
+        numbers["key_size"],
+        numbers["value_size"],
+        numbers["max_entries"],
+        numbers["map_flags"],
+        pinned=numbers["pinning"] == 1,
+        inner=inner,
+    )
+
+
+def _number(btf: Btf, type_: int) -> int:
+    """Return the number a member's type carries: an array's length behind a pointer, or an enum's only value."""
+    carrier = btf.resolve(type_)
+    if isinstance(carrier, Ptr):
+        array = btf.resolve(carrier.type)
+        return array.length if isinstance(array, Array) else 0
+    return carrier.values[0][1] if isinstance(carrier, Enum) and carrier.values else 0
+
+
+def _inner(btf: Btf, name: str, type_: int) -> BpfMap | None:
+    """Return the map definition that ``__array(values, …)`` points to; None when it lists programs."""
+    array = btf.resolve(type_)
+    pointer = btf.resolve(array.type) if isinstance(array, Array) else None
+    definition = btf.resolve(pointer.type) if isinstance(pointer, Ptr) else None
+    return _defined(btf, name, definition, nested=True) if isinstance(definition, Struct) else None
+
+
+def legacy_maps(section: bytes, symbols: Mapping[str, int], *, big_endian: bool) -> list[BpfMap]:
+    """Return the maps of a legacy ``maps`` section; *symbols* are name → byte offset. Rows cut short are left out."""
+    row = struct.Struct(f"{'>' if big_endian else '<'}{_LEGACY.format}")
+    found = []
+    for name, at in sorted(symbols.items(), key=lambda item: item[1]):
+        if at + row.size <= len(section):
+            number, key, value, entries, flags = row.unpack_from(section, at)
+            found.append(BpfMap(name, name_of(number, MAP_TYPES), key, value, entries, flags, legacy=True))
+    return found

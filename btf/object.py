@@ -1,0 +1,138 @@
+"""A compiled BPF object as values: programs, functions, maps, externs, relocations. Whether a kernel can run it is
+decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from btf.extension import CoreRelocation, FuncInfo, LineInfo
+from btf.insn import SIZE, Insn, heads, isa_level
+from btf.maps import BpfMap
+from btf.sections import SectionMeaning
+from btf.types import Btf
+from btf.uapi import HELPERS, name_of
+
+
+@dataclass(frozen=True, slots=True)
+class BpfFunction:
+    """A function: ``start`` is its byte offset in ``section``; ``callees`` are the (section, start) it calls."""
+
+    name: str
+    section: str
+    start: int
+    instructions: tuple[Insn, ...]
+    callees: tuple[tuple[str, int], ...] = ()
+    externs: tuple[str, ...] = ()  # kernel symbols that its instructions name
+
+    @property
+    def end(self) -> int:
+        """One past its last byte."""
+        return self.start + SIZE * len(self.instructions)
+
+
+@dataclass(frozen=True, slots=True)
+class BpfProgram:
+    """A program a loader may load: its entry function, what its section says, and the functions it reaches."""
+
+    function: BpfFunction
+    meaning: SectionMeaning
+    subprograms: tuple[BpfFunction, ...] = ()  # everything it calls, directly or not, by section and start
+
+    @property
+    def name(self) -> str:
+        """The entry function's name."""
+        return self.function.name
+
+    @property
+    def section(self) -> str:
+        """The ELF section's name, with its ``?`` when optional."""
+        return self.function.section
+
+    @property
+    def program_type(self) -> str:
+        """The kernel's name of its type, ``unspec`` when its section does not say."""
+        return self.meaning.program_type
+
+    @property
+    def attach_type(self) -> str:
+        """The kernel's name of its expected attach type, empty when it has none."""
+        return self.meaning.attach_type
+
+    @property
+    def attach_target(self) -> str:
+        """What it attaches to, as written in the section's name."""
+        return self.meaning.target
+
+    @property
+    def optional(self) -> bool:
+        """Whether the loader leaves it out unless asked."""
+        return self.meaning.optional
+
+    @property
+    def instructions(self) -> tuple[Insn, ...]:
+        """The entry function's instructions."""
+        return self.function.instructions
+
+    @property
+    def functions(self) -> tuple[BpfFunction, ...]:
+        """The entry function, then its subprograms."""
+        return (self.function, *self.subprograms)
+
+    @property
+    def instruction_count(self) -> int:
+        """How many instructions the kernel is given: all functions together."""
+        return sum(len(f.instructions) for f in self.functions)
+
+
+@dataclass(frozen=True, slots=True)
+class Extern:
+    """A symbol the loader must find: ``origin`` is ``kconfig`` or ``ksyms``; ``typed`` ones are found in kernel BTF."""
+
+    name: str
+    origin: str
+    weak: bool
+    typed: bool
+    function: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BpfObject:
+    """All that an object says."""
+
+    sha256: str
+    big_endian: bool
+    license: str
+    functions: tuple[BpfFunction, ...]
+    programs: tuple[BpfProgram, ...]
+    maps: tuple[BpfMap, ...]
+    data_sections: tuple[str, ...]  # non-empty ones; each becomes a map of global data
+    externs: tuple[Extern, ...]
+    btf: Btf | None
+    function_info: tuple[FuncInfo, ...]
+    lines: tuple[LineInfo, ...]
+    relocations: tuple[CoreRelocation, ...]
+    by_start: Mapping[tuple[str, int], BpfFunction] = field(repr=False, default_factory=dict)
+
+    @property
+    def isa(self) -> str:
+        """The lowest instruction set that has all its instructions: ``v1`` to ``v4``."""
+        levels = (isa_level(insn) for f in self.functions for _, insn in heads(f.instructions))
+        return f"v{max(levels, default=1)}"
+
+    def helpers(self, program: BpfProgram) -> frozenset[str]:
+        """Return the names of the helpers that *program* and its subprograms call; a number where no name is known."""
+        return frozenset(
+            name_of(insn.imm, HELPERS) for f in program.functions for _, insn in heads(f.instructions) if insn.is_call
+        )
+
+    def function_at(self, section: str, insn: int) -> BpfFunction | None:
+        """Return the function that has the byte *insn* of *section*."""
+        return next((f for f in self.functions if f.section == section and f.start <= insn < f.end), None)
+
+    def line_at(self, section: str, insn: int) -> LineInfo | None:
+        """Return the source line of the instruction at byte *insn* of *section*, when the object says."""
+        function = self.function_at(section, insn)
+        first = function.start if function else 0
+        lines = [row for row in self.lines if row.section == section and first <= row.insn <= insn]
+        return max(lines, key=lambda row: row.insn, default=None)
