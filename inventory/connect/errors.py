@@ -2,11 +2,15 @@
 
 Unreachable          no answer in time, or none at all: counted apart, never success and never failure
 ├── ConnectTimeout   something accepts and stays silent
-└── CommandTimeout   the command did not end in time
+├── CommandTimeout   the command did not end in time
+├── NotSsh           something answers that is no SSH server
+└── ConnectionLost   it was there and went away in the middle
 Refused              a person must act first
 ├── HostKeyUnknown   no known_hosts entry
 ├── HostKeyChanged   the entry and the host disagree
-└── AuthenticationFailed
+├── AuthenticationFailed
+├── KeyUnusable      our own key file or known_hosts cannot be read
+└── JumpImpossible   the inventory's jump hosts are missing or go in a circle
 """
 
 from __future__ import annotations
@@ -33,6 +37,20 @@ class CommandTimeout(Unreachable):
     """A command did not end in time; whether it took effect is unknown."""
 
     code = "COR-SSH-003"
+    remedy = "Ask the host's status before doing it again."
+
+
+class NotSsh(Unreachable):
+    """Something answers on the port, but not in SSH."""
+
+    code = "COR-SSH-004"
+    remedy = "Check address and port in the inventory: another service answers there."
+
+
+class ConnectionLost(Unreachable):
+    """The connection ended in the middle; whether a running command took effect is unknown."""
+
+    code = "COR-SSH-005"
     remedy = "Ask the host's status before doing it again."
 
 
@@ -63,3 +81,17 @@ class AuthenticationFailed(Refused):
 
     code = "COR-SSH-013"
     remedy = "Check user, key file and agent (ssh-add -l)."
+
+
+class KeyUnusable(Refused):
+    """A key file or known_hosts file on this machine cannot be used."""
+
+    code = "COR-SSH-014"
+    remedy = "Check the path in the inventory and the file's permissions; keys with a passphrase belong into the agent."
+
+
+class JumpImpossible(Refused):
+    """The jump hosts of the inventory do not lead to the host."""
+
+    code = "COR-SSH-015"
+    remedy = "Every jump must name another host of the inventory, without a circle; import the inventory again."
