@@ -1,0 +1,90 @@
+"""The one registry of what a person can ask for: names, keys, help, where it works and what it changes.
+
+The console's bindings, its palette, its help page, the manual and a test read these rows; nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Danger(StrEnum):
+    """What stands between the key and the request."""
+
+    NONE = "none"
+    ASK = "ask"  # one more key
+    NAME = "name"  # type the rollout's name
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing a person can do.
+
+    ``keys`` are as a person reads them (``?``, ``ctrl+p``), the first is shown; ``screens`` where it works; one that
+    ``changes`` writes a request with its name as the verb; ``twin`` is the command line that does the same.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    help: str
+    screens: tuple[str, ...]
+    changes: bool = False
+    danger: Danger = Danger.NONE
+    twin: str = ""
+
+
+SCREENS = ("fleet", "matrix", "rollout")
+MODALS = ("explain", "help")
+_EVERYWHERE = (*SCREENS, *MODALS)
+_ROLLOUT = ("rollout",)
+
+
+def _request(verb: str, key: str, help_line: str, danger: Danger) -> Action:
+    return Action(verb, (key,), help_line, _ROLLOUT, changes=True, danger=danger, twin=f"rollout {verb} ID")
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action("help", ("?",), "every key on this screen", SCREENS, twin="corollout --help"),
+    Action("filter", ("/",), "show only what matches a selector", ("fleet", "rollout"), twin="hosts list --where"),
+    Action("sort", ("s",), "sort by this column; again: the other way", SCREENS),
+    Action("problems", ("z",), "problems only", SCREENS),
+    Action("explain", ("e", "enter"), "why: requirement, evidence, verdict", SCREENS, twin="explain HOST PROGRAM"),
+    _request("pause", "H", "start no new step", Danger.NONE),
+    _request("resume", "R", "go on after a pause", Danger.ASK),
+    _request("promote", "p", "go on to the next wave now", Danger.ASK),
+    _request("halt", "x", "stop it, leave hosts as they are", Danger.NAME),
+    _request("rollback", "u", "undo it on every host", Danger.NAME),
+    _request("retry", "r", "try the failed hosts again", Danger.ASK),
+    Action("older", ("[",), "the rollout before this one", _ROLLOUT, twin="rollout list"),
+    Action("newer", ("]",), "the rollout after this one", _ROLLOUT, twin="rollout list"),
+    Action("next-pane", ("tab",), "from waves to hosts and back", _ROLLOUT),
+    Action("then-by", ("S",), "second sort key", SCREENS),
+    Action("wide", ("w",), "every column, or those that fit", SCREENS, twin="-o wide"),
+    Action("mark", ("space",), "mark this row", SCREENS),
+    Action("mark-range", ("ctrl+space",), "mark from the last mark to here", SCREENS),
+    Action("copy", ("c",), "copy the names of the marked rows", SCREENS),
+    Action("json", ("y",), "copy this row as JSON", SCREENS, twin="-o json"),
+    Action("fleet", ("1",), "hosts", SCREENS, twin="hosts list"),
+    Action("matrix", ("4",), "program × kernel", SCREENS, twin="kernels list"),
+    Action("rollout", ("5",), "waves, gates, cost", SCREENS, twin="rollout status ID"),
+    Action("previous", ("-",), "the screen before", SCREENS),
+    Action("back", ("escape",), "close, clear the filter, clear marks", _EVERYWHERE),
+    Action("down", ("down", "j"), "down", _EVERYWHERE),
+    Action("up", ("up", "k"), "up", _EVERYWHERE),
+    Action("left", ("left", "h"), "column to the left", SCREENS),
+    Action("right", ("right", "l"), "column to the right", SCREENS),
+    Action("page-down", ("pagedown", "ctrl+f"), "a page down", _EVERYWHERE),
+    Action("page-up", ("pageup", "ctrl+b"), "a page up", _EVERYWHERE),
+    Action("first", ("g", "home"), "to the top", _EVERYWHERE),
+    Action("last", ("G", "end"), "to the bottom", _EVERYWHERE),
+    Action("palette", ("ctrl+p", ":"), "find an action by its name", SCREENS),
+    Action("theme", ("t",), "dark or light", SCREENS),
+    Action("quit", ("q",), "leave; rollouts go on", SCREENS),
+)
+
+
+def on_screen(screen: str, *, read_only: bool = False) -> Iterator[Action]:
+    """Yield the actions of *screen* in the registry's order, without the changing ones when *read_only*."""
+    return (a for a in ACTIONS if screen in a.screens and not (read_only and a.changes))
