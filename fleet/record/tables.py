@@ -1,6 +1,6 @@
 """The record's tables: the truth about hosts, kernels, decisions and rollouts. Engines only drive.
 
-Times are seconds since the epoch, UTC, as float. Documents are JSON text under a schema id; nothing here holds a secret.
+Times are seconds since the epoch, UTC, as float. Documents are JSON text under a schema id; no secrets.
 ``audit`` is append-only: triggers refuse update and delete.
 """
 
@@ -26,7 +26,9 @@ class HostRow(Base):
     zone: Mapped[str] = mapped_column(Name, default="default")
     source: Mapped[str] = mapped_column(Text, default="")
     added_at: Mapped[float] = mapped_column(Float)
-    reach: Mapped[str] = mapped_column(String(16), default="unscanned")  # unscanned|reachable|unreachable|refused|garbage
+    reach: Mapped[str] = mapped_column(
+        String(16), default="unscanned"
+    )  # unscanned|reachable|unreachable|refused|garbage
     reach_code: Mapped[str | None] = mapped_column(String(32))
     reach_detail: Mapped[str | None] = mapped_column(Text)
     scanned_at: Mapped[float | None] = mapped_column(Float)
@@ -34,6 +36,11 @@ class HostRow(Base):
     kernel_id: Mapped[str | None] = mapped_column(ForeignKey("kernel.id"))
     boot_id: Mapped[str | None] = mapped_column(String(64))
     facts_digest: Mapped[str | None] = mapped_column(ForeignKey("facts.digest"))
+
+
+Index("host_by_kernel", HostRow.kernel_id, HostRow.name)
+Index("host_by_reach", HostRow.reach, HostRow.name)
+Index("host_by_zone", HostRow.zone, HostRow.name)
 
 
 class KernelRow(Base):
@@ -74,6 +81,10 @@ class ChoiceRow(Base):
     decided_at: Mapped[float] = mapped_column(Float)
 
 
+Index("choice_by_kernel", ChoiceRow.kernel_id, ChoiceRow.program, ChoiceRow.verdict, ChoiceRow.variant)
+Index("choice_by_program", ChoiceRow.program, ChoiceRow.verdict, ChoiceRow.host)
+
+
 class PlanRow(Base):
     """A frozen plan: hosts, builds, waves and the digest of the facts it was made from."""
 
@@ -86,7 +97,11 @@ class PlanRow(Base):
 
 
 class RolloutRow(Base):
-    """One plan being carried out. States are those of rollout.workflow.STATES."""
+    """One plan being carried out. States are those of fleet.rollout.states.
+
+    ``leg`` counts the stretches between a start and a stop: one durable workflow each. ``epoch`` rises whenever a
+    controller claims the rollout.
+    """
 
     __tablename__ = "rollout"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -95,7 +110,9 @@ class RolloutRow(Base):
     state: Mapped[str] = mapped_column(String(32))
     reason: Mapped[str | None] = mapped_column(Text)  # typed: "<code>: detail"
     wave: Mapped[int] = mapped_column(Integer, default=-1)
-    epoch: Mapped[int] = mapped_column(Integer, default=1)
+    epoch: Mapped[int] = mapped_column(Integer, default=0)
+    leg: Mapped[int] = mapped_column(Integer, default=0)
+    actor: Mapped[str] = mapped_column(Name)
     created_at: Mapped[float] = mapped_column(Float)
     ended_at: Mapped[float | None] = mapped_column(Float)
 
@@ -108,7 +125,10 @@ class WaveRow(Base):
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(16))  # pending|running|baking|passed|failed|inconclusive|error|skipped
-    gate: Mapped[str | None] = mapped_column(Text)  # JSON: answer, checks, sample ids
+    phase: Mapped[str | None] = mapped_column(String(16))  # the next piece of work, of fleet.rollout.states.PHASES
+    bake_s: Mapped[float] = mapped_column(Float, default=0.0)
+    baking_since: Mapped[float | None] = mapped_column(Float)
+    gate: Mapped[str | None] = mapped_column(Text)  # JSON: answer and checks with the samples they rest on
     started_at: Mapped[float | None] = mapped_column(Float)
     ended_at: Mapped[float | None] = mapped_column(Float)
 
@@ -123,12 +143,21 @@ class StepRow(Base):
     variant: Mapped[str] = mapped_column(String(16))
     build: Mapped[str] = mapped_column(Digest)
     state: Mapped[str] = mapped_column(String(16))
-    # pending|probed|staged|checked|attached|verified|healthy|skipped|unreachable|failed|reverted|revert-failed
-    token: Mapped[int | None] = mapped_column(Integer)
+    # pending|probed|staged|checked|applying|attached|verified|healthy|skipped|unreachable|failed
+    # |reverting|reverted|revert-pending|revert-failed
+    kernel_id: Mapped[str] = mapped_column(String(128), default="")
+    attempts: Mapped[int] = mapped_column(Integer, default=0)  # how often apply was begun
+    token: Mapped[int | None] = mapped_column(Integer)  # of apply; kept while its outcome is unknown
+    revert_token: Mapped[int | None] = mapped_column(Integer)
+    previous: Mapped[str | None] = mapped_column(String(40))  # the rollout whose build this one replaced
     detail: Mapped[str | None] = mapped_column(Text)  # one line, "<code>: …"
     document: Mapped[str | None] = mapped_column(Text)  # the agent's last answer
     started_at: Mapped[float | None] = mapped_column(Float)
     ended_at: Mapped[float | None] = mapped_column(Float)
+
+
+Index("step_by_wave", StepRow.rollout_id, StepRow.wave, StepRow.state, StepRow.host)
+Index("step_by_host", StepRow.host, StepRow.rollout_id)
 
 
 class AssignmentRow(Base):
@@ -145,7 +174,10 @@ class AssignmentRow(Base):
 
 
 class SampleRow(Base):
-    """One measurement of one program on one host. Cost in percent of one core, times in ns, memory in bytes."""
+    """One look at one program on one host. Cost in percent of one core, times in ns, memory in bytes.
+
+    ``outcome`` says whether there was anything to measure: ``ok``, or why not.
+    """
 
     __tablename__ = "sample"
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
@@ -154,12 +186,14 @@ class SampleRow(Base):
     rollout_id: Mapped[str | None] = mapped_column(String(40))
     wave: Mapped[int | None] = mapped_column(Integer)
     at: Mapped[float] = mapped_column(Float)
+    outcome: Mapped[str] = mapped_column(String(16), default="ok")  # ok|idle|absent|rebooted|unreachable|error
     window_s: Mapped[float] = mapped_column(Float)
     cpu_percent: Mapped[float | None] = mapped_column(Float)
     ns_per_event: Mapped[float | None] = mapped_column(Float)
     events: Mapped[int | None] = mapped_column(Integer)
     memory_bytes: Mapped[int | None] = mapped_column(Integer)
     lost: Mapped[int | None] = mapped_column(Integer)
+    loss_percent: Mapped[float | None] = mapped_column(Float)
     tripped: Mapped[bool] = mapped_column(Boolean, default=False)
     document: Mapped[str] = mapped_column(Text)
 
@@ -182,6 +216,9 @@ class RequestRow(Base):
     outcome: Mapped[str | None] = mapped_column(Text)
 
 
+Index("request_by_rollout", RequestRow.rollout_id, RequestRow.taken_at, RequestRow.id)
+
+
 class AuditRow(Base):
     """Append-only: who did what to which host, with the fencing token, in the transaction of the change."""
 
@@ -199,6 +236,10 @@ class AuditRow(Base):
     detail: Mapped[str] = mapped_column(Text, default="")
 
 
+Index("audit_by_rollout", AuditRow.rollout_id, AuditRow.id)
+Index("audit_by_host", AuditRow.host, AuditRow.id)
+
+
 class CounterRow(Base):
     """Named rising counters; ``token`` hands out fencing tokens, never one twice."""
 
@@ -208,10 +249,10 @@ class CounterRow(Base):
 
 
 class ControllerRow(Base):
-    """A live controller: heartbeat every few seconds; a stale one may be taken over."""
+    """A live controller: heartbeat every few seconds; a stale one may be taken over. One rollout has at most one."""
 
     __tablename__ = "controller"
     id: Mapped[str] = mapped_column(String(128), primary_key=True)
     started_at: Mapped[float] = mapped_column(Float)
     beat_at: Mapped[float] = mapped_column(Float)
-    rollout_id: Mapped[str | None] = mapped_column(String(40))
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), unique=True)

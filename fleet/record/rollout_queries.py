@@ -1,0 +1,181 @@
+"""Reads about rollouts, steps, samples, requests and the audit; frozen values out, never a row."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from fleet.record.access import Access
+from fleet.record.errors import NotInRecord
+from fleet.record.tables import AuditRow, ControllerRow, RequestRow, RolloutRow, SampleRow, StepRow, WaveRow
+from fleet.record.views import EventView, RequestView, RolloutView, SampleView, StepView, WaveView
+
+
+class RolloutQueries(Access):
+    """Reads about rollouts."""
+
+    def rollouts(self, *, states: Iterable[str] | None = None) -> list[RolloutView]:
+        """Return rollouts with their waves, newest first; only those in *states* when given."""
+        statement = select(RolloutRow).order_by(RolloutRow.created_at.desc(), RolloutRow.id)
+        if states is not None:
+            statement = statement.where(RolloutRow.state.in_(tuple(states)))
+        with self.reading() as session:
+            rows = session.execute(statement).scalars().all()
+            return [_rollout(session, row) for row in rows]
+
+    def rollout(self, rollout_id: str) -> RolloutView:
+        """Return one rollout with its waves and their counts, or raise NotInRecord."""
+        with self.reading() as session:
+            row = session.get(RolloutRow, rollout_id)
+            if row is None:
+                raise NotInRecord(f"no rollout is called {rollout_id!r}")
+            return _rollout(session, row)
+
+    def steps(
+        self, rollout_id: str, *, wave: int | None = None, states: Iterable[str] | None = None, offset: int = 0,
+        limit: int | None = None,
+    ) -> list[StepView]:  # fmt: skip
+        """Return a rollout's steps by wave and host; one window of them with *offset* and *limit*."""
+        statement = select(StepRow).where(StepRow.rollout_id == rollout_id).order_by(StepRow.wave, StepRow.host)
+        if wave is not None:
+            statement = statement.where(StepRow.wave == wave)
+        if states is not None:
+            statement = statement.where(StepRow.state.in_(tuple(states)))
+        with self.reading() as session:
+            return [_step(row) for row in session.execute(statement.offset(offset).limit(limit)).scalars()]
+
+    def step(self, rollout_id: str, host: str) -> StepView:
+        """Return one host's step, or raise NotInRecord."""
+        with self.reading() as session:
+            row = session.get(StepRow, (rollout_id, host))
+            if row is None:
+                raise NotInRecord(f"{rollout_id} has no step on {host!r}")
+            return _step(row)
+
+    def samples(
+        self, rollout_id: str | None = None, *, host: str | None = None, program: str | None = None,
+        wave: int | None = None, since: float | None = None, limit: int = 1000,
+    ) -> list[SampleView]:  # fmt: skip
+        """Return the newest *limit* samples that match, oldest of them first."""
+        statement = select(SampleRow).order_by(SampleRow.id.desc()).limit(limit)
+        exact = (
+            (SampleRow.rollout_id, rollout_id),
+            (SampleRow.host, host),
+            (SampleRow.program, program),
+            (SampleRow.wave, wave),
+        )
+        for column, value in exact:
+            if value is not None:
+                statement = statement.where(column == value)
+        if since is not None:
+            statement = statement.where(SampleRow.at >= since)
+        with self.reading() as session:
+            return [_sample(row) for row in reversed(session.execute(statement).scalars().all())]
+
+    def requests(self, rollout_id: str, *, waiting: bool = False) -> list[RequestView]:
+        """Return what was asked of a rollout, oldest first; *waiting*: only what nobody took yet."""
+        statement = select(RequestRow).where(RequestRow.rollout_id == rollout_id).order_by(RequestRow.id)
+        if waiting:
+            statement = statement.where(RequestRow.taken_at.is_(None))
+        with self.reading() as session:
+            return [
+                RequestView(r.id, r.rollout_id, r.verb, json.loads(r.arguments), r.actor, r.at, r.taken_at, r.outcome)
+                for r in session.execute(statement).scalars()
+            ]
+
+    def events(
+        self, after_id: int = 0, limit: int = 200, *, rollout_id: str | None = None, host: str | None = None
+    ) -> list[EventView]:
+        """Return the first *limit* audit rows after *after_id*, oldest first: the feed that live screens follow."""
+        statement = select(AuditRow).where(AuditRow.id > after_id).order_by(AuditRow.id).limit(limit)
+        return self._events(statement, rollout_id, host)
+
+    def last_events(
+        self, limit: int = 200, *, rollout_id: str | None = None, host: str | None = None
+    ) -> list[EventView]:
+        """Return the newest *limit* audit rows, oldest of them first."""
+        statement = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
+        return self._events(statement, rollout_id, host)[::-1]
+
+    def last_event_id(self) -> int:
+        """Return the id of the newest audit row, 0 when there is none."""
+        with self.reading() as session:
+            return session.execute(select(func.max(AuditRow.id))).scalar_one() or 0
+
+    def _events(self, statement: Any, rollout_id: str | None, host: str | None) -> list[EventView]:
+        if rollout_id is not None:
+            statement = statement.where(AuditRow.rollout_id == rollout_id)
+        if host is not None:
+            statement = statement.where(AuditRow.host == host)
+        with self.reading() as session:
+            return [_event(row) for row in session.execute(statement).scalars()]
+
+
+def _rollout(session: Session, row: RolloutRow) -> RolloutView:
+    counts: dict[int, dict[str, int]] = defaultdict(dict)
+    grouped = (
+        select(StepRow.wave, StepRow.state, func.count())
+        .where(StepRow.rollout_id == row.id)
+        .group_by(StepRow.wave, StepRow.state)
+        .order_by(StepRow.wave, StepRow.state)
+    )
+    for wave, state, count in session.execute(grouped):
+        counts[wave][state] = count
+    waves = session.execute(select(WaveRow).where(WaveRow.rollout_id == row.id).order_by(WaveRow.number)).scalars()
+    controller = session.execute(
+        select(ControllerRow.id).where(ControllerRow.rollout_id == row.id)
+    ).scalar_one_or_none()
+    return RolloutView(
+        id=row.id, plan_id=row.plan_id, program=row.program, state=row.state, reason=row.reason, wave=row.wave,
+        leg=row.leg, epoch=row.epoch, actor=row.actor, created_at=row.created_at, ended_at=row.ended_at,
+        controller=controller,
+        waves=tuple(
+            WaveView(
+                number=w.number, name=w.name, state=w.state, phase=w.phase, bake_s=w.bake_s,
+                baking_since=w.baking_since, started_at=w.started_at, ended_at=w.ended_at,
+                gate=json.loads(w.gate) if w.gate else None, steps=counts[w.number],
+            )
+            for w in waves
+        ),
+    )  # fmt: skip
+
+
+def _step(row: StepRow) -> StepView:
+    return StepView(
+        rollout_id=row.rollout_id, host=row.host, wave=row.wave, variant=row.variant, build=row.build,
+        kernel_id=row.kernel_id, state=row.state, attempts=row.attempts, token=row.token,
+        revert_token=row.revert_token, previous=row.previous, detail=row.detail,
+        document=_document(row.document), started_at=row.started_at, ended_at=row.ended_at,
+    )  # fmt: skip
+
+
+def _sample(row: SampleRow) -> SampleView:
+    return SampleView(
+        host=row.host, program=row.program, rollout_id=row.rollout_id, wave=row.wave, at=row.at, outcome=row.outcome,
+        window_s=row.window_s, cpu_percent=row.cpu_percent, ns_per_event=row.ns_per_event, events=row.events,
+        memory_bytes=row.memory_bytes, lost=row.lost, loss_percent=row.loss_percent, tripped=row.tripped,
+        document=_document(row.document) or {}, id=row.id,
+    )  # fmt: skip
+
+
+def _event(row: AuditRow) -> EventView:
+    return EventView(
+        id=row.id, at=row.at, actor=row.actor, verb=row.verb, rollout_id=row.rollout_id, host=row.host,
+        program=row.program, before=row.before, after=row.after, token=row.token, detail=row.detail,
+    )  # fmt: skip
+
+
+def _document(text: str | None) -> dict[str, Any] | None:
+    """A kept document; one that was cut at the size limit is no longer JSON and is not shown."""
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

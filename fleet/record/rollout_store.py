@@ -1,0 +1,294 @@
+"""Writes about rollouts: states, steps with their fencing tokens, requests, samples, and who drives.
+
+Every change of state commits together with its audit row. A step's token is on disk before its host is touched, and is
+handed out again while the outcome of the touch is unknown, so that the host can tell a repetition from a new order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.orm import Session
+
+from btf.fault import printable
+from fleet.record.errors import ClaimRefused, NotInRecord
+from fleet.record.store import SOMEBODY, HostStore, add_audit
+from fleet.record.tables import (
+    AssignmentRow,
+    ControllerRow,
+    CounterRow,
+    PlanRow,
+    RequestRow,
+    RolloutRow,
+    SampleRow,
+    StepRow,
+    WaveRow,
+)
+from fleet.record.views import SampleView
+
+
+def _count(session: Session, name: str, floor: int = 0) -> int:
+    """Return the next value of counter *name*, above *floor*; never one twice."""
+    row = upsert(CounterRow).values(name=name, value=max(1, floor))
+    rising = {"value": func.max(CounterRow.value + 1, floor)}  # SQLite's max of two is not the aggregate
+    return session.execute(
+        row.on_conflict_do_update(index_elements=["name"], set_=rising).returning(CounterRow.value)
+    ).scalar_one()
+
+
+class RolloutStore(HostStore):
+    """Writes about rollouts."""
+
+    def create_rollout(self, plan_id: str, actor: str) -> str:
+        """Make a rollout of a saved plan, with its waves and steps; returns its id. Touches no host."""
+        at = self.now()
+        with self.writing() as session:
+            plan = session.get(PlanRow, plan_id)
+            if plan is None:
+                raise NotInRecord(f"no plan is called {plan_id!r}")
+            document = json.loads(plan.document)
+            rollout_id = f"{plan.program[:28]}-{_count(session, 'rollout')}"
+            session.execute(
+                insert(RolloutRow).values(
+                    id=rollout_id, plan_id=plan_id, program=plan.program, state="PLANNED", actor=actor, created_at=at,
+                    wave=-1, epoch=0, leg=0,
+                )
+            )  # fmt: skip
+            for wave in document["waves"]:
+                number = wave["number"]
+                session.execute(
+                    insert(WaveRow).values(
+                        rollout_id=rollout_id, number=number, name=wave["name"], state="pending",
+                        bake_s=float(wave.get("bake_s", 0.0)),
+                    )
+                )  # fmt: skip
+                rows = [
+                    {
+                        "rollout_id": rollout_id, "host": h["host"], "wave": number, "variant": h["variant"],
+                        "build": h["build"], "kernel_id": h["kernel_id"], "state": "pending", "attempts": 0,
+                    }
+                    for h in wave["hosts"]
+                ]  # fmt: skip
+                if rows:
+                    session.execute(insert(StepRow), rows)
+            add_audit(
+                session, at, actor, "create", rollout_id=rollout_id, program=plan.program, after="PLANNED",
+                detail=f"plan {plan_id}",
+            )  # fmt: skip
+        return rollout_id
+
+    def set_rollout_state(
+        self, rollout_id: str, state: str, *, actor: str = SOMEBODY, verb: str = "state", reason: str | None = None,
+        **columns: Any,
+    ) -> None:  # fmt: skip
+        """Move a rollout to *state*, with its audit row; ``columns`` are further columns of ``RolloutRow``."""
+        with self.writing() as session:
+            row = session.get(RolloutRow, rollout_id)
+            if row is None:
+                raise NotInRecord(f"no rollout is called {rollout_id!r}")
+            before, row.state, row.reason = row.state, state, reason
+            for name, value in columns.items():
+                setattr(row, name, value)
+            add_audit(
+                session, self.now(), actor, verb, rollout_id=rollout_id, program=row.program, before=before,
+                after=state, detail=reason or "",
+            )  # fmt: skip
+
+    def set_wave(self, rollout_id: str, number: int, *, detail: str = "", **columns: Any) -> None:
+        """Change a wave; a change of its ``state`` is audited. ``gate`` may be a mapping."""
+        with self.writing() as session:
+            row = session.get_one(WaveRow, (rollout_id, number))
+            if isinstance(columns.get("gate"), Mapping):
+                columns["gate"] = json.dumps(columns["gate"], sort_keys=True, default=str)
+            before = row.state
+            for name, value in columns.items():
+                setattr(row, name, value)
+            if row.state != before:
+                add_audit(
+                    session, self.now(), SOMEBODY, "wave", rollout_id=rollout_id, before=before, after=row.state,
+                    detail=f"wave {number} ({row.name}) {detail}".strip(),
+                )  # fmt: skip
+
+    def begin_step(self, rollout_id: str, host: str, *, controller: str | None = None, revert: bool = False) -> int:
+        """Write that *host* is about to be touched, and return its fencing token.
+
+        The token of an earlier beginning whose outcome is unknown is returned again. With *controller*, refuses when
+        another one has claimed the rollout meanwhile.
+        """
+        at = self.now()
+        kind, state, verb = ("revert_token", "reverting", "revert") if revert else ("token", "applying", "apply")
+        with self.writing() as session:
+            if controller is not None:
+                _owned(session, rollout_id, controller)
+            row = session.get_one(StepRow, (rollout_id, host))
+            rollout = session.get_one(RolloutRow, rollout_id)
+            before, token = row.state, getattr(row, kind)
+            again = token is not None
+            if not again:
+                # Above the clock, so that a record made anew still hands out tokens that hosts accept.
+                token = _count(session, "token", floor=int(at))
+                setattr(row, kind, token)
+            row.state = state
+            if not revert:
+                row.attempts += 1
+                row.started_at = row.started_at or at
+                if not again:
+                    row.previous = session.execute(
+                        select(AssignmentRow.rollout_id).where(
+                            AssignmentRow.host == host, AssignmentRow.program == rollout.program
+                        )
+                    ).scalar_one_or_none()
+            add_audit(
+                session, at, SOMEBODY, f"{verb}-again" if again else verb, rollout_id=rollout_id, host=host,
+                program=rollout.program, before=before, after=state, token=token,
+            )  # fmt: skip
+            return int(token)
+
+    def finish_step(
+        self, rollout_id: str, host: str, state: str, *, detail: str | None = None,
+        document: Mapping[str, Any] | None = None, forget_token: bool = False, unless: Iterable[str] = (),
+    ) -> bool:  # fmt: skip
+        """Write a step's new state; False and nothing written when it is in one of *unless* or there already.
+
+        ``attached`` makes the assignment (desired state), ``reverted`` restores or ends it. *forget_token*: the host
+        answered that nothing of this order stands, so the next try is a new one.
+        """
+        at = self.now()
+        with self.writing() as session:
+            row = session.get_one(StepRow, (rollout_id, host))
+            if row.state == state or row.state in tuple(unless):
+                return False
+            program = session.get_one(RolloutRow, rollout_id).program
+            before, row.state = row.state, state
+            row.detail = printable(detail, 1000) if detail else None
+            if document is not None:
+                row.document = json.dumps(document)[:65536]
+            row.ended_at = at
+            if state == "attached":
+                self.assign(
+                    session, host, program, variant=row.variant, build=row.build, token=row.token,
+                    rollout_id=rollout_id, since=at,
+                )  # fmt: skip
+            if state == "reverted":
+                self._restore(session, row, program, at)
+            token = row.revert_token if state.startswith("revert") else row.token
+            if forget_token:
+                row.token = None
+            add_audit(
+                session, at, SOMEBODY, "step", rollout_id=rollout_id, host=host, program=program, before=before,
+                after=state, token=token, detail=detail or "",
+            )  # fmt: skip
+            return True
+
+    def _restore(self, session: Session, row: StepRow, program: str, at: float) -> None:
+        earlier = session.get(StepRow, (row.previous, row.host)) if row.previous else None
+        if earlier is None:
+            self.unassign(session, row.host, program)
+        else:
+            self.assign(
+                session, row.host, program, variant=earlier.variant, build=earlier.build, token=row.revert_token,
+                rollout_id=earlier.rollout_id, since=at,
+            )  # fmt: skip
+
+    def retry_steps(self, rollout_id: str, wave: int, states: Iterable[str]) -> int:
+        """Put the steps of *wave* that are in *states* back to pending; returns how many. Unknown ones keep tokens."""
+        with self.writing() as session:
+            hosts = session.execute(
+                update(StepRow)
+                .where(StepRow.rollout_id == rollout_id, StepRow.wave == wave, StepRow.state.in_(tuple(states)))
+                .values(state="pending", detail=None)
+                .returning(StepRow.host)
+            ).scalars().all()  # fmt: skip
+            for host in sorted(hosts):
+                add_audit(session, self.now(), SOMEBODY, "step", rollout_id=rollout_id, host=host, after="pending")
+            return len(hosts)
+
+    def record_samples(self, samples: Iterable[SampleView]) -> None:
+        """Keep measurements, in one transaction."""
+        rows = []
+        for sample in samples:
+            row = asdict(sample)
+            del row["id"]
+            rows.append(row | {"document": json.dumps(row["document"])[:65536]})
+        if rows:
+            with self.writing() as session:
+                session.execute(insert(SampleRow), rows)
+
+    def record_sample(self, sample: SampleView) -> None:
+        """Keep one measurement."""
+        self.record_samples([sample])
+
+    def request(self, rollout_id: str, verb: str, actor: str, **arguments: Any) -> int:
+        """Ask something of a rollout; whoever drives it takes the request. Returns its id."""
+        at = self.now()
+        with self.writing() as session:
+            if session.get(RolloutRow, rollout_id) is None:
+                raise NotInRecord(f"no rollout is called {rollout_id!r}")
+            row = insert(RequestRow).values(
+                rollout_id=rollout_id, verb=verb, actor=printable(actor, 200), at=at, arguments=json.dumps(arguments)
+            )
+            request_id = session.execute(row.returning(RequestRow.id)).scalar_one()
+            add_audit(session, at, actor, f"ask-{verb}"[:32], rollout_id=rollout_id, detail=f"request {request_id}")
+            return request_id
+
+    def answer_request(self, request_id: int, outcome: str) -> None:
+        """Mark a request as taken, with what came of it."""
+        with self.writing() as session:
+            session.execute(
+                update(RequestRow)
+                .where(RequestRow.id == request_id, RequestRow.taken_at.is_(None))
+                .values(taken_at=self.now(), outcome=printable(outcome, 1000))
+            )
+
+    def claim_rollout(self, rollout_id: str, controller: str, *, alive: Callable[[str, float], bool]) -> int:
+        """Become the one controller of a rollout, and return the new epoch.
+
+        *alive(controller id, seconds since its last beat)* says whether another one still lives: then ClaimRefused.
+        """
+        at = self.now()
+        with self.writing() as session:
+            rollout = session.get(RolloutRow, rollout_id)
+            if rollout is None:
+                raise NotInRecord(f"no rollout is called {rollout_id!r}")
+            held = session.execute(
+                select(ControllerRow).where(ControllerRow.rollout_id == rollout_id)
+            ).scalar_one_or_none()
+            detail = ""
+            if held is not None and held.id != controller:
+                if alive(held.id, at - held.beat_at):
+                    raise ClaimRefused(f"{rollout_id} is driven by {held.id}, last heard {at - held.beat_at:.0f} s ago")
+                detail = f"taken over from {held.id}"
+            session.execute(delete(ControllerRow).where(ControllerRow.rollout_id == rollout_id))
+            session.execute(
+                insert(ControllerRow).values(id=controller, started_at=at, beat_at=at, rollout_id=rollout_id)
+            )
+            rollout.epoch += 1
+            add_audit(session, at, controller, "claim", rollout_id=rollout_id, program=rollout.program, detail=detail)
+            return rollout.epoch
+
+    def beat(self, rollout_id: str, controller: str) -> bool:
+        """Say that this controller lives; False when another one has claimed its rollout."""
+        with self.writing() as session:
+            row = session.get(ControllerRow, controller)
+            if row is None or row.rollout_id != rollout_id:
+                return False
+            row.beat_at = self.now()
+            return True
+
+    def release_rollout(self, rollout_id: str, controller: str) -> None:
+        """Stop being the controller; idempotent."""
+        with self.writing() as session:
+            session.execute(
+                delete(ControllerRow).where(ControllerRow.id == controller, ControllerRow.rollout_id == rollout_id)
+            )
+
+
+def _owned(session: Session, rollout_id: str, controller: str) -> None:
+    row = session.get(ControllerRow, controller)
+    if row is None or row.rollout_id != rollout_id:
+        raise ClaimRefused(f"{rollout_id} was taken over by another controller")
