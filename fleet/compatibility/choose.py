@@ -13,7 +13,7 @@ from typing import Any
 from btf.fault import printable
 from fleet.compatibility.decide import Learned, Outcome, assess
 from fleet.compatibility.features import CachedTypes, KernelTypes, Known
-from fleet.compatibility.unlock import needed, openings
+from fleet.compatibility.unlock import openings
 from fleet.compatibility.verdict import Assessment, Choice, Evidence, Reason, Requirement, Unlock, Verdict
 from inventory.facts import Answer, Facts
 from probes.catalogue import Program
@@ -147,17 +147,15 @@ def why(assessment: Assessment) -> str:
 
 def _summary(choice: Choice) -> str:
     """One line for a person: what it gets and why not better, or why nothing and what would help."""
-    passed_over = [a for a in choice.assessments if a.variant != choice.variant]
-    parts = [f"{a.variant} {a.verdict}: {why(a)}" for a in passed_over]
+    parts = [f"{a.variant} {a.verdict}: {why(a)}" for a in choice.assessments if a.variant != choice.variant]
     if choice.variant is None:
         head = "nothing runs here"
-        shared = {unlocks for a in choice.assessments if (unlocks := needed(a))}
-        if len(shared) == 1 and all(needed(a) for a in choice.assessments):
-            return f"{head}; to unlock: {' and '.join(u.action for u in next(iter(shared)))}"
+        if ways := openings(choice):
+            variant, unlocks = ways[0]
+            head += f"; to open {variant}: {' and '.join(u.action for u in unlocks)}"
     else:
         head = f"{choice.variant} {choice.verdict}"
-        lost = next(a.lost for a in choice.assessments if a.variant == choice.variant)
-        if lost:
+        if lost := next(a.lost for a in choice.assessments if a.variant == choice.variant):
             head += f" without {', '.join(lost)}"
     return printable("; ".join([head, *parts]))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from fleet.compatibility.signs import (
     ATTACH_SIGNS,
@@ -132,10 +132,10 @@ def _fact(template: str) -> Source:
 
 
 _FACT_WORDS = {
-    Answer.YES: "seen on the host",
-    Answer.NO: "asked on the host: not there",
-    Answer.BLOCKED: "asked on the host: denied",
-    Answer.UNKNOWN: "asked on the host: no clear answer",
+    Answer.YES: "there",
+    Answer.NO: "not there",
+    Answer.BLOCKED: "denied",
+    Answer.UNKNOWN: "no clear answer",
 }
 
 
@@ -344,13 +344,31 @@ def alternatives(need: Requirement) -> tuple[Requirement, ...]:
 def noun(need: Requirement) -> str:
     """Return what *need* is in words."""
     row = FEATURES.get(need.kind)
-    subject = need.subject.replace("|", " or ")
     if row is None:
-        return f"{need.kind} {subject}"
+        return f"{need.kind} {need.subject}"
     if need.kind == "helper" and not need.context:
-        return f"helper {subject}"
-    values: dict[str, Any] = {"subject": BTF_NOUNS.get(subject, subject) if need.kind == "btf" else subject}
-    return row.noun.format(**values, context=need.context)
+        return f"helper {need.subject}"
+    words = NOUNS.get(need.kind, {})
+    subject = " or ".join(words.get(p, p) for p in need.subject.split("|"))
+    return row.noun.format(subject=subject, context=need.context)
 
 
-BTF_NOUNS = {"vmlinux": "the kernel's own", "kernel": "the kernel's", "archive": "archived"}
+# What a subject is called in a sentence, where its name says too little.
+NOUNS: dict[str, dict[str, str]] = {
+    "btf": {"vmlinux": "the kernel's own", "kernel": "the kernel's", "archive": "archived"},
+    "fact": {
+        "python.path": "Python 3 for the agent",
+        "bpf.syscall": "the bpf() system call",
+        "bcc.usable": "BCC",
+        "headers.path": "kernel headers",
+        "headers.kheaders": "kheaders",
+        "btf.vmlinux": "the kernel's visible BTF",
+        "mount.tracefs": "tracefs",
+        "mount.bpffs": "bpffs",
+        "probe.sock_diag_destroy": "notices of closed sockets (SOCK_DIAG)",
+        "probe.af_packet": "packet sockets",
+        "tool.iptables": "iptables",
+        "tool.ipset": "ipset",
+        "tool.tc": "tc",
+    },
+}

@@ -189,13 +189,16 @@ def needed(assessment: Assessment) -> tuple[Unlock, ...] | None:
 
 
 def openings(choice: Choice) -> tuple[tuple[str, tuple[Unlock, ...]], ...]:
-    """Return (variant, unlocks) for every variant better than the chosen one that unlocks would open, fewest first."""
+    """Return (variant, unlocks) for every variant better than the chosen one that unlocks would open, fewest first.
+
+    A change that already opens a better variant is not asked for again for a lesser one.
+    """
     better = LADDER.index(choice.variant) if choice.variant in LADDER else len(LADDER)
-    found = [
-        (a.variant, unlocks)
-        for a in choice.assessments
-        if a.variant in LADDER and LADDER.index(a.variant) < better and (unlocks := needed(a))
-    ]
+    found: list[tuple[str, tuple[Unlock, ...]]] = []
+    for a in sorted(choice.assessments, key=lambda a: LADDER.index(a.variant)):
+        unlocks = needed(a) if LADDER.index(a.variant) < better else None
+        if unlocks and not any(set(way) <= set(unlocks) for _, way in found):
+            found.append((a.variant, unlocks))
     return tuple(sorted(found, key=lambda o: (len(o[1]), LADDER.index(o[0]))))
 
 
