@@ -61,7 +61,8 @@ def _host(i: int, kernels: int, at: float) -> dict[str, Any]:
         "name": name, "zone": zone, "source": "made up", "added_at": at, "reach": reach,
         "definition": f'{{"name":"{name}","zone":"{zone}"}}',
         "reach_code": None if reach == "reachable" else "COR-SSH-001", "scanned_at": at - i % 3600,
-        "seen_at": at - i % 3600, "kernel_id": kernel["id"], "boot_id": f"{i:032x}", "facts_digest": "made-up",
+        "seen_at": at - i % 3600, "kernel_id": kernel["id"], "boot_id": f"{i:032x}",
+        "btf": "yes" if kernel["btf_sha256"] else "no", "facts_digest": "made-up",
     }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ HOST_SORTS: dict[str, InstrumentedAttribute[Any]] = {
     "arch": KernelRow.arch,
     "os": KernelRow.os_name,
     "kernel": HostRow.kernel_id,
+    "btf": HostRow.btf,
     "scanned": HostRow.scanned_at,
     "seen": HostRow.seen_at,
 }
@@ -235,7 +236,7 @@ def _host_view(row: HostRow, kernel: KernelRow | None, verdicts: dict[str, str],
         name=row.name, zone=row.zone, source=row.source, reach=row.reach, reach_code=row.reach_code,
         reach_detail=row.reach_detail, scanned_at=row.scanned_at, seen_at=row.seen_at, kernel_id=row.kernel_id,
         release=kernel.release if kernel else "", arch=kernel.arch if kernel else "",
-        os_name=kernel.os_name if kernel else "", boot_id=row.boot_id, facts_digest=row.facts_digest,
+        os_name=kernel.os_name if kernel else "", boot_id=row.boot_id, btf=row.btf, facts_digest=row.facts_digest,
         host=msgspec.json.decode(row.definition, type=Host), verdicts=verdicts, variants=variants,
     )  # fmt: skip
 

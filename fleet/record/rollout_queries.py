@@ -47,7 +47,7 @@ class RolloutQueries(Access):
         if states is not None:
             statement = statement.where(StepRow.state.in_(tuple(states)))
         with self.reading() as session:
-            return [_step(row) for row in session.execute(statement.offset(offset).limit(limit)).scalars()]
+            return [step_view(row) for row in session.execute(statement.offset(offset).limit(limit)).scalars()]
 
     def step(self, rollout_id: str, host: str) -> StepView:
         """Return one host's step, or raise NotInRecord."""
@@ -55,7 +55,7 @@ class RolloutQueries(Access):
             row = session.get(StepRow, (rollout_id, host))
             if row is None:
                 raise NotInRecord(f"{rollout_id} has no step on {host!r}")
-            return _step(row)
+            return step_view(row)
 
     def samples(
         self, rollout_id: str | None = None, *, host: str | None = None, program: str | None = None,
@@ -145,7 +145,8 @@ def _rollout(session: Session, row: RolloutRow) -> RolloutView:
     )  # fmt: skip
 
 
-def _step(row: StepRow) -> StepView:
+def step_view(row: StepRow) -> StepView:
+    """Return the value that a step's row stands for."""
     return StepView(
         rollout_id=row.rollout_id, host=row.host, wave=row.wave, variant=row.variant, build=row.build,
         kernel_id=row.kernel_id, state=row.state, attempts=row.attempts, token=row.token,

@@ -132,6 +132,7 @@ class HostStore(Access):
                     "seen_at": at,
                     "kernel_id": facts.kernel_id,
                     "boot_id": facts.boot_id,
+                    "btf": facts.answer("btf.vmlinux").value,
                     "facts_digest": facts.digest,
                 }
             name = outcome.host.name

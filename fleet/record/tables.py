@@ -35,10 +35,12 @@ class HostRow(Base):
     seen_at: Mapped[float | None] = mapped_column(Float)
     kernel_id: Mapped[str | None] = mapped_column(ForeignKey("kernel.id"))
     boot_id: Mapped[str | None] = mapped_column(String(64))
+    btf: Mapped[str | None] = mapped_column(String(16))  # the answer of the fact btf.vmlinux: yes|no|blocked|unknown
     facts_digest: Mapped[str | None] = mapped_column(ForeignKey("facts.digest"))
 
 
 Index("host_by_kernel", HostRow.kernel_id, HostRow.name)
+Index("host_by_scan", HostRow.scanned_at)  # what live screens ask four times a second: is anything newer
 Index("host_by_reach", HostRow.reach, HostRow.name)
 Index("host_by_zone", HostRow.zone, HostRow.name)
 

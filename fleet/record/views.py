@@ -39,6 +39,7 @@ class HostView:
     arch: str
     os_name: str
     boot_id: str | None
+    btf: str | None  # does the kernel show its BTF: yes|no|blocked|unknown, None before the first good scan
     facts_digest: str | None
     host: Host
     verdicts: Mapping[str, str] = field(default_factory=dict)  # program → verdict
@@ -190,6 +191,15 @@ class EventView:
     after: str | None
     token: int | None
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The newest of everything a live screen shows: ids of audit row and sample, time of scan."""
+
+    event: int
+    sample: int
+    scan: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ def upgrade() -> None:
         sa.Column("seen_at", sa.Float(), nullable=True),
         sa.Column("kernel_id", sa.String(length=128), nullable=True),
         sa.Column("boot_id", sa.String(length=64), nullable=True),
+        sa.Column("btf", sa.String(length=16), nullable=True),
         sa.Column("facts_digest", sa.String(length=80), nullable=True),
         sa.ForeignKeyConstraint(
             ["facts_digest"],
@@ -114,6 +115,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_index("host_by_kernel", "host", ["kernel_id", "name"], unique=False)
+    op.create_index("host_by_scan", "host", ["scanned_at"], unique=False)
     op.create_index("host_by_reach", "host", ["reach", "name"], unique=False)
     op.create_index("host_by_zone", "host", ["zone", "name"], unique=False)
     op.create_table(
