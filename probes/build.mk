@@ -1,7 +1,11 @@
 # How BPF objects and the runner are compiled. Objects are written for the low floor: instruction set v2.
 CLANG ?= clang
 CC ?= gcc
-BPF_CFLAGS := -target bpf -mcpu=v2 -O2 -g -Wall -Wextra -Werror -Iprobes/include
+# <asm/types.h> lives in the multiarch folder, which clang does not search for -target bpf.
+MULTIARCH := $(shell $(CC) -print-multiarch 2>/dev/null)
+BPF_CFLAGS := -target bpf -mcpu=v2 -O2 -g -Wall -Wextra -Werror -Iprobes/include \
+	$(if $(MULTIARCH),-idirafter /usr/include/$(MULTIARCH))
+RUNNER_CFLAGS := -std=gnu11 -O2 -g -Wall -Wextra -Werror -static
 
 %core.bpf.o: %core.bpf.c $(wildcard probes/include/*.h)
 	@echo "  BPF     $@"
@@ -9,4 +13,4 @@ BPF_CFLAGS := -target bpf -mcpu=v2 -O2 -g -Wall -Wextra -Werror -Iprobes/include
 
 $(RUNNER): $(wildcard probes/runner/*.c probes/runner/*.h)
 	@echo "  CC      $@"
-	@$(CC) -O2 -g -Wall -Wextra -Werror -static -o $@ $(filter %.c,$^) -lbpf -lelf -lz
+	@$(CC) $(RUNNER_CFLAGS) -o $@ $(filter %.c,$^) -lbpf -lelf -lz

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Pins: DIR/programs/NAME and DIR/maps/NAME on a bpffs, and DIR/clsact/IFNAME where we made the qdisc. */
+#define _GNU_SOURCE
+#include "bpfrun.h"
+
+#include <dirent.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#define MAX_PINNED 256
+#define FRESH "_fresh" /* pinned beside the old one, then renamed over it; bpffs takes no dots */
+
+static bool join(char *out, size_t size, const char *dir, const char *kind, const char *name, const char *suffix)
+{
+	int length = snprintf(out, size, "%s/%s%s%s%s", dir, kind, *name ? "/" : "", name, suffix);
+
+	for (char *at = out + strlen(dir); *at; at++)
+		if (*at == '.') /* reserved on bpffs */
+			*at = '_';
+	return length > 0 && (size_t)length < size;
+}
+
+/* Notes or forgets that clsact on the interface is ours. Returns 1 when a note was there, else 0 or -errno. */
+int mark_clsact(const char *pin, const char *interface, bool add)
+{
+	char path[512], parent[512];
+
+	if (!join(parent, sizeof(parent), pin, "clsact", "", "") ||
+	    !join(path, sizeof(path), pin, "clsact", interface, ""))
+		return -ENAMETOOLONG;
+	if (add) {
+		mkdir(pin, 0700);
+		mkdir(parent, 0700);
+		return mkdir(path, 0700) ? -errno : 0;
+	}
+	if (rmdir(path))
+		return errno == ENOENT ? 0 : -errno;
+	rmdir(parent);
+	return 1;
+}
+
+/* Calls visit for each entry of DIR/kind; returns what it returned other than 0. */
+static int each(const char *dir, const char *kind, int (*visit)(const char *path, const char *name, void *context),
+		void *context)
+{
+	char path[512];
+	struct dirent *entry;
+	DIR *stream;
+	int result = 0;
+
+	if (!join(path, sizeof(path), dir, kind, "", "") || !(stream = opendir(path)))
+		return 0;
+	while (!result && (entry = readdir(stream))) {
+		char full[800];
+
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(full, sizeof(full), "%s/%s", path, entry->d_name);
+		result = visit(full, entry->d_name, context);
+	}
+	closedir(stream);
+	return result;
+}
+
+static const char *next_pinnable(const struct held *held, const char *kind, void **place, int *fd)
+{
+	bool programs = *kind == 'p';
+
+	for (;;) {
+		*place = programs ? (void *)bpf_object__next_program(held->object, *place)
+				  : (void *)bpf_object__next_map(held->object, *place);
+		if (!*place)
+			return NULL;
+		*fd = programs ? bpf_program__fd(*place) : bpf_map__fd(*place);
+		if (*fd >= 0)
+			return programs ? bpf_program__name(*place) : bpf_map__name(*place);
+	}
+}
+
+static const char *const kinds[] = {"programs", "maps"};
+
+static int for_all(struct held *held, int (*act)(const char *fresh, const char *path, int fd))
+{
+	for (size_t i = 0; i < 2; i++) {
+		void *place = NULL;
+		const char *name;
+		int fd;
+
+		while ((name = next_pinnable(held, kinds[i], &place, &fd))) {
+			char path[512], fresh[512];
+			int error;
+
+			if (!join(path, sizeof(path), held->options->pin, kinds[i], name, "") ||
+			    !join(fresh, sizeof(fresh), held->options->pin, kinds[i], name, FRESH))
+				return -ENAMETOOLONG;
+			error = act(fresh, path, fd);
+			if (error)
+				return error;
+		}
+	}
+	return 0;
+}
+
+static int pin_fresh(const char *fresh, const char *path, int fd)
+{
+	(void)path;
+	unlink(fresh);
+	return bpf_obj_pin(fd, fresh) ? -errno : 0;
+}
+
+static int rename_fresh(const char *fresh, const char *path, int fd)
+{
+	(void)fd;
+	return rename(fresh, path) ? -errno : 0;
+}
+
+static int drop_fresh(const char *fresh, const char *path, int fd)
+{
+	(void)path;
+	(void)fd;
+	unlink(fresh);
+	return 0;
+}
+
+/* The id of what is pinned, of a program or of a map; 0 when it cannot be read. */
+static uint32_t id_of(int fd, bool program)
+{
+	struct bpf_prog_info info;
+	struct bpf_map_info map;
+
+	if (program)
+		return program_info(fd, &info) ? 0 : info.id;
+	return map_info(fd, &map) ? 0 : map.id;
+}
+
+static int drop_own(const char *fresh, const char *path, int fd)
+{
+	bool program = strstr(path, "/programs/") != NULL;
+	int pinned = bpf_obj_get(path);
+
+	(void)fresh;
+	if (pinned >= 0 && id_of(pinned, program) == id_of(fd, program))
+		unlink(path);
+	if (pinned >= 0)
+		close(pinned);
+	return 0;
+}
+
+static void remove_folders(const char *pin)
+{
+	char path[512];
+
+	for (size_t i = 0; i < 2; i++)
+		if (join(path, sizeof(path), pin, kinds[i], "", ""))
+			rmdir(path);
+	if (join(path, sizeof(path), pin, "clsact", "", ""))
+		rmdir(path);
+	rmdir(pin);
+}
+
+int pin_all(struct held *held)
+{
+	const char *pin = held->options->pin;
+	struct statfs status;
+	char path[512];
+	int error;
+
+	if (!pin)
+		return 0;
+	mkdir(pin, 0700);
+	if (statfs(pin, &status))
+		return fail(EXIT_REFUSED, "pin", errno, NULL, "%s: %s", pin, strerror(errno));
+	if (status.f_type != BPF_FS_MAGIC) {
+		rmdir(pin);
+		return fail(EXIT_USAGE, "pin", EINVAL, NULL, "%s is not on a bpffs", pin);
+	}
+	for (size_t i = 0; i < 2; i++)
+		if (join(path, sizeof(path), pin, kinds[i], "", ""))
+			mkdir(path, 0700);
+	error = for_all(held, pin_fresh);
+	if (!error)
+		error = for_all(held, rename_fresh);
+	if (!error)
+		return 0;
+	for_all(held, drop_fresh);
+	remove_folders(pin);
+	return fail(EXIT_REFUSED, "pin", error, NULL, "%s: %s", pin, strerror(-error));
+}
+
+void unpin_all(struct held *held)
+{
+	if (!held->options->pin)
+		return;
+	for_all(held, drop_own);
+	remove_folders(held->options->pin);
+}
+
+struct pinned_ids {
+	uint32_t ids[MAX_PINNED];
+	size_t count;
+};
+
+static int show_program(const char *path, const char *name, void *context)
+{
+	struct pinned_ids *seen = context;
+	struct bpf_prog_info info;
+	char tag[2 * BPF_TAG_SIZE + 1];
+	int fd = bpf_obj_get(path);
+
+	if (fd >= 0 && !program_info(fd, &info)) {
+		const char *type = libbpf_bpf_prog_type_str(info.type);
+
+		tag_text(&info, tag);
+		json_object(NULL);
+		json_text("name", name);
+		json_text("type", type ? type : "unknown");
+		json_u64("id", info.id);
+		json_text("tag", tag);
+		json_object_end();
+		if (seen->count < MAX_PINNED)
+			seen->ids[seen->count++] = info.id;
+	}
+	if (fd >= 0)
+		close(fd);
+	return 0;
+}
+
+static int show_map(const char *path, const char *name, void *context)
+{
+	struct bpf_map_info info;
+	int fd = bpf_obj_get(path);
+
+	(void)context;
+	if (fd >= 0 && !map_info(fd, &info)) {
+		const char *type = libbpf_bpf_map_type_str(info.type);
+
+		json_object(NULL);
+		json_text("name", name);
+		json_text("type", type ? type : "unknown");
+		json_u64("id", info.id);
+		json_u64("memory_bytes", memory_of(fd));
+		json_object_end();
+	}
+	if (fd >= 0)
+		close(fd);
+	return 0;
+}
+
+int verb_pins(const struct options *options)
+{
+	static struct pinned_ids seen;
+
+	json_begin("pins");
+	json_array("programs");
+	each(options->argument, "programs", show_program, &seen);
+	json_array_end();
+	json_array("maps");
+	each(options->argument, "maps", show_map, NULL);
+	json_array_end();
+	tc_describe(seen.ids, seen.count);
+	json_end();
+	return EXIT_OK;
+}
+
+static int remove_pin(const char *path, const char *name, void *context)
+{
+	char text[300];
+
+	(void)context;
+	if (!unlink(path)) {
+		snprintf(text, sizeof(text), "pin:%s", name);
+		json_text(NULL, text);
+	}
+	return 0;
+}
+
+/* Goes on after a failure, so that as much as can be is undone, and then says what failed. */
+int verb_detach(const struct options *options)
+{
+	const char *failed = NULL;
+	int error = 0;
+
+	json_begin("detached");
+	json_array("removed");
+	for (size_t i = 0; i < options->attach.count; i++) {
+		const char *text = options->attach.items[i];
+		int result = tc_remove(text, options->pin);
+
+		if (result > 0)
+			json_text(NULL, strchr(text, '=') + 1);
+		if (result < 0 && !failed) {
+			failed = text;
+			error = result;
+		}
+	}
+	for (size_t i = 0; options->pin && i < 2; i++)
+		each(options->pin, kinds[i], remove_pin, NULL);
+	json_array_end();
+	json_end();
+	if (options->pin)
+		remove_folders(options->pin);
+	if (failed)
+		return fail(EXIT_REFUSED, "detach", error, NULL, "%s: %s", failed, strerror(-error));
+	return EXIT_OK;
+}
