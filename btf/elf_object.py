@@ -21,7 +21,7 @@ from btf.fault import Fault
 from btf.insn import CALL, LD_IMM64, PSEUDO_CALL, SIZE, Insn, decode_insns, heads
 from btf.kinds import Datasec, Func, Kind, Var
 from btf.maps import BpfMap, btf_maps, legacy_maps
-from btf.object import BpfFunction, BpfObject, BpfProgram, Extern
+from btf.object import BpfFunction, BpfObject, BpfProgram, Call, Extern
 from btf.parse import BtfMalformed, parse_btf
 from btf.sections import section_meaning
 from btf.types import Btf
@@ -133,8 +133,8 @@ class _Reader:
                 if start % SIZE or size % SIZE or not size or start + size > len(code):
                     raise ObjectMalformed(f"function {symbol.name} does not lie in its section {section.name}")
                 insns = decode_insns(code[start : start + size], big_endian=self._order == ">")
-                callees, externs = self._named_by(insns, section.name, start, targets.get(number, {}))
-                yield BpfFunction(symbol.name, section.name, start, insns, callees, externs)
+                calls, externs = self._named_by(insns, section.name, start, targets.get(number, {}))
+                yield BpfFunction(symbol.name, section.name, start, insns, calls, externs)
 
     def _targets(self) -> dict[int, dict[int, int]]:
         """Return, by section number, instruction byte offset → symbol number."""
@@ -148,16 +148,16 @@ class _Reader:
 
     def _named_by(
         self, insns: tuple[Insn, ...], section: str, start: int, targets: Mapping[int, int]
-    ) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+    ) -> tuple[tuple[Call, ...], tuple[str, ...]]:
         """Return what *insns* call or take the address of: functions of this object, and symbols of the kernel."""
-        callees: dict[tuple[str, int], None] = {}
+        found: list[Call] = []
         externs: dict[str, None] = {}
         for index, insn in heads(insns):
             at = start + SIZE * index
             calls = insn.code == CALL and insn.src == PSEUDO_CALL
             if at not in targets:
                 if calls:
-                    callees[section, at + SIZE * (insn.imm + 1)] = None
+                    found.append(Call(at, (section, at + SIZE * (insn.imm + 1))))
                 continue
             symbol = self._symbols[targets[at]]
             home = symbol["st_shndx"]
@@ -166,10 +166,10 @@ class _Reader:
             elif isinstance(home, int) and home < _SHN_LORESERVE and self._executable(home):
                 # A call counts from the instruction behind it; an address is in bytes.
                 if calls:
-                    callees[self._names[home], symbol["st_value"] + SIZE * (insn.imm + 1)] = None
+                    found.append(Call(at, (self._names[home], symbol["st_value"] + SIZE * (insn.imm + 1))))
                 elif insn.code == LD_IMM64:
-                    callees[self._names[home], symbol["st_value"] + insn.imm] = None
-        return tuple(callees), tuple(externs)
+                    found.append(Call(at, (self._names[home], symbol["st_value"] + insn.imm)))
+        return tuple(found), tuple(externs)
 
     def _executable(self, number: int) -> bool:
         return bool(self._sections[number]["sh_flags"] & _SHF_EXECINSTR)
@@ -201,7 +201,7 @@ class _Reader:
 def _reached(entry: BpfFunction, by_start: Mapping[tuple[str, int], BpfFunction]) -> tuple[BpfFunction, ...]:
     """Return the functions *entry* calls, directly or not, without itself."""
     found: dict[tuple[str, int], BpfFunction] = {}
-    waiting = list(entry.callees)
+    waiting = [call.callee for call in entry.calls]
     while waiting:
         where = waiting.pop()
         function = by_start.get(where)
@@ -209,5 +209,5 @@ def _reached(entry: BpfFunction, by_start: Mapping[tuple[str, int], BpfFunction]
             raise ObjectMalformed(f"{entry.name} calls byte {where[1]} of {where[0]}, where no function starts")
         if where not in found and function is not entry:
             found[where] = function
-            waiting += function.callees
+            waiting += [call.callee for call in function.calls]
     return tuple(found[where] for where in sorted(found))

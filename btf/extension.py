@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from enum import IntEnum
 from typing import NamedTuple
 
 from btf.index import BtfMalformed
@@ -16,6 +17,24 @@ _MAGIC = 0xEB9F
 _HEADER = struct.Struct("HBBIIIII")  # magic, version, flags, hdr_len, func_info off/len, line_info off/len
 _CORE = struct.Struct("II")  # core_relo off/len, when the header is long enough
 _MAX_RECORD = 4096
+
+
+class RelocationKind(IntEnum):
+    """The kinds of ``enum bpf_core_relo_kind``; lower case they are libbpf's names."""
+
+    BYTE_OFF = 0
+    BYTE_SZ = 1
+    FIELD_EXISTS = 2
+    SIGNED = 3
+    LSHIFT_U64 = 4
+    RSHIFT_U64 = 5
+    LOCAL_TYPE_ID = 6
+    TARGET_TYPE_ID = 7
+    TYPE_EXISTS = 8
+    TYPE_SIZE = 9
+    ENUMVAL_EXISTS = 10
+    ENUMVAL_VALUE = 11
+    TYPE_MATCHES = 12  # since libbpf 1.0
 
 
 class FuncInfo(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from btf.extension import CoreRelocation, FuncInfo, LineInfo
 from btf.insn import SIZE, Insn, heads, isa_level
@@ -14,15 +15,22 @@ from btf.types import Btf
 from btf.uapi import HELPERS, name_of
 
 
+class Call(NamedTuple):
+    """The instruction at byte ``insn`` calls, or takes the address of, the function at ``callee``: (section, start)."""
+
+    insn: int
+    callee: tuple[str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class BpfFunction:
-    """A function: ``start`` is its byte offset in ``section``; ``callees`` are the (section, start) it calls."""
+    """A function: ``start`` is its byte offset in ``section``."""
 
     name: str
     section: str
     start: int
     instructions: tuple[Insn, ...]
-    callees: tuple[tuple[str, int], ...] = ()
+    calls: tuple[Call, ...] = ()
     externs: tuple[str, ...] = ()  # kernel symbols that its instructions name
 
     @property

@@ -1,0 +1,137 @@
+"""What a path is worth to a relocation of one kind: an offset, a size, a shift, an enumerator's value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from btf.access import Path
+from btf.compatible import Unrelocatable
+from btf.extension import RelocationKind as Kind
+from btf.kinds import Composite, Enum, Int
+from btf.types import Btf
+
+U64 = (1 << 64) - 1
+_SIGN32 = 1 << 31
+
+
+class Value(NamedTuple):
+    """What an instruction gets. ``size`` and ``type``: of the field a load or store touches; 0 when it does not matter.
+
+    ``certain`` is false where compiler and libbpf may compute another value for the same field (bitfields) or where a
+    linker may have changed it (type ids); then the instruction's present value is not checked.
+    """
+
+    number: int
+    certain: bool = True
+    size: int = 0
+    type: int = 0
+
+
+class _Field(NamedTuple):
+    """Where a field lies and how it is read: all offsets and sizes of the smallest load that covers it."""
+
+    byte_offset: int
+    byte_size: int
+    bit_offset: int
+    bit_size: int
+    bitfield: bool
+    type: int
+    signed: bool
+
+
+FIELD_KINDS = frozenset({Kind.BYTE_OFF, Kind.BYTE_SZ, Kind.FIELD_EXISTS, Kind.SIGNED, Kind.LSHIFT_U64, Kind.RSHIFT_U64})
+ENUMERATOR_KINDS = frozenset({Kind.ENUMVAL_EXISTS, Kind.ENUMVAL_VALUE})
+
+# What a relocation is worth when the kernel has no such thing; kinds not named here poison the instruction.
+ABSENT: Mapping[Kind, int] = {
+    Kind.FIELD_EXISTS: 0,
+    Kind.TYPE_EXISTS: 0,
+    Kind.TYPE_MATCHES: 0,
+    Kind.ENUMVAL_EXISTS: 0,
+    Kind.TYPE_SIZE: 0,
+    Kind.TARGET_TYPE_ID: 0,
+}
+
+
+def value_of(kind: Kind, path: Path) -> Value:
+    """Return what *path* is worth to *kind*; raise Unrelocatable."""
+    return _VALUES[kind](path)
+
+
+def _field(path: Path) -> _Field:
+    """Measure the field *path* ends at."""
+    btf, step = path.btf, path.last
+    holder = btf[step.type]
+    if step.name is None or not isinstance(holder, Composite):
+        raise Unrelocatable("EINVAL", f"{path.text()} is an array element, which has no such property")
+    member = holder.members[step.index]
+    type_ = btf.resolve(member.type)
+    signed = type_.signed if isinstance(type_, Int | Enum) else False
+    if member.bit_size == 0:
+        size = _sized(btf, type_.id)
+        return _Field(path.bit_offset // 8, size, path.bit_offset, size * 8, False, type_.id, signed)  # noqa: FBT003
+    size = _sized(btf, type_.id)
+    start = path.bit_offset // 8 // size * size if size else 0
+    while path.bit_offset + member.bit_size - start * 8 > size * 8:
+        if size >= 8 or size == 0:
+            raise Unrelocatable("E2BIG", f"bitfield {path.text()} does not fit a 64-bit load")
+        size *= 2
+        start = path.bit_offset // 8 // size * size
+    return _Field(start, size, path.bit_offset, member.bit_size, True, type_.id, signed)  # noqa: FBT003
+
+
+def _sized(btf: Btf, id_: int) -> int:
+    size = btf.size_of(id_)
+    if size is None:
+        raise Unrelocatable("EINVAL", f"{btf.text(id_)} has no size")
+    return size
+
+
+def _byte_offset(path: Path) -> Value:
+    if path.last.name is None:
+        return Value(path.bit_offset // 8, size=_sized(path.btf, path.last.type), type=path.last.type)
+    field = _field(path)
+    if field.bitfield:
+        return Value(field.byte_offset, certain=False)
+    return Value(field.byte_offset, size=field.byte_size, type=field.type)
+
+
+def _byte_size(path: Path) -> Value:
+    if path.last.name is None:
+        return Value(_sized(path.btf, path.last.type))
+    field = _field(path)
+    return Value(field.byte_size, certain=not field.bitfield)
+
+
+def _left_shift(path: Path) -> Value:
+    field = _field(path)
+    inside = field.bit_offset - field.byte_offset * 8
+    shift = (8 - field.byte_size) * 8 + inside if path.btf.big_endian else 64 - (inside + field.bit_size)
+    return Value(shift & U64, certain=not field.bitfield)
+
+
+def _enumerator(path: Path) -> Value:
+    type_ = path.btf[path.last.type]
+    assert isinstance(type_, Enum)
+    number = type_.values[path.last.index][1]
+    if type_.kind == type_.kind.ENUM:  # libbpf widens a 32-bit value with its sign, even an unsigned one
+        number = ((number & 0xFFFFFFFF) ^ _SIGN32) - _SIGN32
+    return Value(number & U64)
+
+
+_VALUES: Mapping[Kind, Callable[[Path], Value]] = {
+    Kind.BYTE_OFF: _byte_offset,
+    Kind.BYTE_SZ: _byte_size,
+    Kind.FIELD_EXISTS: lambda _: Value(1),
+    Kind.SIGNED: lambda path: Value(int(_field(path).signed)),
+    Kind.LSHIFT_U64: _left_shift,
+    Kind.RSHIFT_U64: lambda path: Value(64 - _field(path).bit_size & U64),
+    Kind.LOCAL_TYPE_ID: lambda path: Value(path.root, certain=False),
+    Kind.TARGET_TYPE_ID: lambda path: Value(path.root, certain=False),
+    Kind.TYPE_EXISTS: lambda _: Value(1),
+    Kind.TYPE_MATCHES: lambda _: Value(1),
+    Kind.TYPE_SIZE: lambda path: Value(_sized(path.btf, path.root)),
+    Kind.ENUMVAL_EXISTS: lambda _: Value(1),
+    Kind.ENUMVAL_VALUE: _enumerator,
+}
