@@ -38,6 +38,7 @@ class Build:
     variant: str
     digest: str
     files: Mapping[str, Path]  # role → file; roles: object, runner, source, module, adapter
+    digests: Mapping[str, str]  # role → SHA-256 of that file, hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Program:
             except OSError:
                 raise ArtefactMissing(f"{self.name} {variant}: {path.name} is not there") from None
         whole = hashlib.sha256(json.dumps([variant, sorted(digests.items())]).encode()).hexdigest()
-        return Build(self.name, variant, f"sha256:{whole}", files)
+        return Build(self.name, variant, f"sha256:{whole}", files, digests)
 
 
 def load_program(folder: Path) -> Program:
