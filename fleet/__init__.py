@@ -1,0 +1,1 @@
+"""Decides which build runs where, rolls it out, records and shows it."""

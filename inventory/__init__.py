@@ -1,0 +1,1 @@
+"""Which hosts there are, how to reach them, and what each can do."""

@@ -1,0 +1,1 @@
+"""What runs on a host: programs, their runner and the agent."""

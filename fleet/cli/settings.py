@@ -18,6 +18,7 @@ from probes.catalogue import Program, load_catalogue
 if TYPE_CHECKING:
     from btf.archive import Archive
 
+    from fleet.artefacts import Artefacts
     from fleet.record import Record
 
 
@@ -65,6 +66,12 @@ class Settings:
         from btf.archive import Archive
 
         return Archive(self.home / "btf")
+
+    def artefacts(self) -> Artefacts:
+        """Open the folder of files made for hosts."""
+        from fleet.artefacts import Artefacts
+
+        return Artefacts(self.home / "artefacts")
 
     def catalogue(self) -> Mapping[str, Program]:
         """Return all programs: ours and the user's."""

@@ -1,0 +1,159 @@
+"""Scan and decide: hosts → facts, BTF once per kernel build, and for every host and program a choice, into the record.
+
+It drives the rooms below and decides nothing itself; what is decided and why is ``compatibility``'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from btf.archive import Archive
+from inventory.collect import ScanOutcome, fetch_btf
+from inventory.collect import scan as collect
+
+from btf.elf_object import read_object
+from btf.fault import Fault
+from btf.relocate import relocate
+from btf.types import Btf
+from fleet.compatibility.choose import Kernels, Material, choose_all
+from fleet.compatibility.requirements import infer
+from fleet.compatibility.verdict import Choice
+from fleet.record import Record
+from inventory.connect import Connection
+from inventory.facts import Answer, Facts
+from inventory.host import Host
+from probes.catalogue import ArtefactMissing, Program
+
+MAX_BTF = 64 * 1024 * 1024  # bytes, uncompressed; the largest seen is 27 MB
+WINDOW = 500
+
+Connect = Callable[[Host], Connection]
+
+
+class BtfDiffers(Fault):
+    """A host's BTF is not the one its facts named."""
+
+    code = "COR-INV-020"
+    remedy = "Scan the host again; if it repeats, look at who changes /sys/kernel/btf there."
+
+
+@dataclass(frozen=True, slots=True)
+class Harvested:
+    """BTF of one kernel build, fetched from one host for the whole fleet, or why not."""
+
+    kernel_id: str
+    host: str
+    sha256: str | None
+    fault: Fault | None = None
+
+
+def scan(
+    record: Record,
+    hosts: Sequence[Host],
+    *,
+    connect: Connect,
+    parallel: int,
+    deadline_s: float,
+    on_outcome: Callable[[ScanOutcome], None] = lambda _outcome: None,
+) -> list[ScanOutcome]:
+    """Ask every host for its facts and keep what each said, as it is said; one host's silence holds no other."""
+    outcomes = []
+    for outcome in collect(hosts, connect=connect, parallel=parallel, deadline_s=deadline_s):
+        record.record_scan(outcome)
+        outcomes.append(outcome)
+        on_outcome(outcome)
+    return outcomes
+
+
+def harvest(
+    record: Record, archive: Archive, outcomes: Iterable[ScanOutcome], *, connect: Connect
+) -> Iterator[Harvested]:
+    """Fetch the BTF of every kernel build that the archive lacks, once, from the first host that shows it."""
+    willing: dict[str, list[tuple[Host, str]]] = {}
+    for outcome in outcomes:
+        facts = outcome.facts
+        if facts is not None and facts.answer("btf.vmlinux") is Answer.YES:
+            willing.setdefault(facts.kernel_id, []).append(
+                (outcome.host, str(facts.value("btf.vmlinux", {})["sha256"]))
+            )
+    for kernel_id, candidates in willing.items():
+        if archive.for_kernel(kernel_id) is not None:
+            continue
+        for host, expected in candidates:
+            result = _fetch(archive, kernel_id, host, expected, connect)
+            yield result
+            if result.sha256 is not None:
+                record.record_kernel_btf(kernel_id, result.sha256)
+                break
+
+
+def _fetch(archive: Archive, kernel_id: str, host: Host, expected: str, connect: Connect) -> Harvested:
+    try:
+        with connect(host) as connection:
+            data = fetch_btf(connection, MAX_BTF)
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise BtfDiffers(f"{host.name}: the BTF it sent is not the one its facts name")
+        return Harvested(kernel_id, host.name, archive.put(data, kernel_id=kernel_id, source=f"host {host.name}"))
+    except (Fault, OSError, zlib.error) as error:
+        fault = error if isinstance(error, Fault) else BtfDiffers(f"{host.name}: {error}")
+        return Harvested(kernel_id, host.name, None, fault)
+
+
+def materials(program: Program) -> dict[str, Material]:
+    """Return what is known of each of the program's builds before any host is looked at."""
+    found = {}
+    for variant in program.ladder:
+        try:
+            build = program.build(variant)
+        except ArtefactMissing as fault:
+            found[variant] = Material(missing=fault.message)
+            continue
+        if "object" not in build.files:
+            found[variant] = Material(build=build.digest)
+            continue
+        parsed = read_object(build.files["object"].read_bytes())
+
+        def against(btf: Btf, parsed=parsed):  # type: ignore[no-untyped-def]  # bound per loop turn
+            return relocate(parsed, btf)
+
+        found[variant] = Material(build=build.digest, requirements=infer(parsed), relocate=against)
+    return found
+
+
+def decide(record: Record, archive: Archive, programs: Iterable[Program]) -> list[Choice]:
+    """Choose for every host with facts and every program, and keep the choices; returns them by program, then host."""
+
+    def btf_of(kernel_id: str) -> Btf | None:
+        sha256 = archive.for_kernel(kernel_id)
+        return None if sha256 is None else archive.btf(sha256)
+
+    kernels = Kernels(btf_of)
+    quarantine = record.quarantined()
+    decided = []
+    for program in programs:
+        builds = materials(program)
+        for window in _windows(record):
+            choices = list(choose_all(window, program, builds, kernels, quarantine=quarantine))
+            record.record_choices(choices)
+            decided += choices
+    return decided
+
+
+def _windows(record: Record) -> Iterator[list[tuple[str, Facts]]]:
+    """Hosts with facts, some hundred at a time: a facts document is large, a fleet is long."""
+    names = record.host_names()
+    for start in range(0, len(names), WINDOW):
+        window = []
+        for name in names[start : start + WINDOW]:
+            facts = record.facts(name)
+            if facts is not None:
+                window.append((name, facts))
+        yield window
+
+
+def builds_of(catalogue: Mapping[str, Program], choices: Iterable[Choice]) -> dict[tuple[str, str], str]:
+    """Return build digests by (program, variant) for what was chosen."""
+    return {(c.program, c.variant): catalogue[c.program].build(c.variant).digest for c in choices if c.variant}
