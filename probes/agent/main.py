@@ -1,0 +1,236 @@
+"""The agent's command line: one row per verb, one JSON document on stdout, an exit code of the shared table."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+
+from probes.agent import calibrate as calibration
+from probes.agent import child_bcc, child_fallback, revert, store
+from probes.agent.apply import CHECKS, Attempt, apply, lease
+from probes.agent.faults import EXIT_FAILURE, NotHere, Refusal, StateUnwritable, Unexpected, Usage
+from probes.agent.hold import Holder
+from probes.agent.records import read_records
+from probes.agent.remove import remove
+from probes.agent.spec import MAX_SPEC, Spec, check_program, parse_spec
+from probes.agent.state import DEFAULT_ROOT, Place, locked, read_json
+from probes.agent.status import standing, status_document
+from probes.agent.variant import Site
+from probes.agent.verify import verify_load
+
+Answer = Optional[Dict[str, Any]]
+_MAX_RECORDS = 100_000
+
+
+def _place(options: argparse.Namespace) -> Place:
+    return Place(options.state, check_program(options.program))
+
+
+def _spec(options: argparse.Namespace) -> Spec:
+    try:
+        if options.spec == "-":
+            return parse_spec(sys.stdin.buffer.read(MAX_SPEC + 1))
+        with open(options.spec, "rb") as file:
+            return parse_spec(file.read(MAX_SPEC + 1))
+    except OSError as error:
+        raise Usage("%s: %s" % (options.spec, error.strerror)) from None
+
+
+def _missing(options: argparse.Namespace) -> Answer:
+    return {"missing": store.missing(options.state, options.digest)}
+
+
+def _stage(options: argparse.Namespace) -> Answer:
+    return {"digest": options.digest, "size": store.stage(options.state, options.digest, sys.stdin.buffer)}
+
+
+def _check(options: argparse.Namespace) -> Answer:
+    spec = _spec(options)
+    place = Place(options.state, spec.program)
+    place.make()
+    attempt = Attempt(place, spec, 0, {})
+    for step in CHECKS[:-1]:
+        step.do(attempt)
+    return verify_load(attempt.site)
+
+
+def _apply(options: argparse.Namespace) -> Answer:
+    spec = _spec(options)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the session may drop in the middle; half an apply may not
+    with locked(options.state, options.wait_s):
+        return apply(Place(options.state, spec.program), spec, options.token)
+
+
+def _remove(options: argparse.Namespace) -> Answer:
+    place = _place(options)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with locked(options.state, options.wait_s):
+        return remove(place, options.token)
+
+
+def _confirm(options: argparse.Namespace) -> Answer:
+    place = _place(options)
+    with locked(options.state, options.wait_s):
+        return {"program": place.program, "already": not revert.confirm(place, options.token)}
+
+
+def _renew(options: argparse.Namespace) -> Answer:
+    place = _place(options)
+    with locked(options.state, options.wait_s):
+        state = read_json(place.state) or {}
+        stands = standing(place, state)
+        if stands.state != "running":
+            raise NotHere("%s is %s, so there is no lease to renew" % (place.program, stands.state))
+        return {"program": place.program, "expires": lease(place, options.lease_s)}
+
+
+def _status(options: argparse.Namespace) -> Answer:
+    return status_document(options.state, check_program(options.program) if options.program else None)
+
+
+def _records(options: argparse.Namespace) -> Answer:
+    limit = max(1, min(options.limit, _MAX_RECORDS))
+    for record in read_records(_place(options).records, options.since, limit):
+        sys.stdout.write(json.dumps(record, separators=(",", ":")) + "\n")
+    return None
+
+
+def _facts(_options: argparse.Namespace) -> Answer:
+    from inventory.collector.main import collect
+
+    return dict(collect())
+
+
+def _calibrate(options: argparse.Namespace) -> Answer:
+    return calibration.measure(options.state, options.runner or calibration.any_runner(options.state))
+
+
+def _hold(options: argparse.Namespace) -> Answer:
+    site = Site(_spec(options), _place(options), options.spec)
+    control = socket.socket(fileno=options.control)
+    try:
+        holder = Holder(site, control)
+    except Exception as error:
+        message = error.message if isinstance(error, Refusal) else "%s: %s" % (type(error).__name__, error)
+        control.sendall(json.dumps({"event": "error", "message": message}).encode() + b"\n")
+        raise
+    sys.exit(holder.run())
+
+
+def _revert(options: argparse.Namespace) -> Answer:
+    return {"reverted": revert.wait_and_revert(_place(options), options.token)}
+
+
+_CHILDREN: Dict[Tuple[str, str], Callable[[Spec, Place], int]] = {
+    ("fallback", "check"): child_fallback.check,
+    ("fallback", "hold"): child_fallback.hold,
+    ("fallback", "remove"): child_fallback.remove,
+    ("bcc", "check"): child_bcc.check,
+    ("bcc", "hold"): child_bcc.hold,
+    ("bcc", "remove"): child_bcc.remove,
+}
+
+
+def _child(options: argparse.Namespace) -> Answer:
+    sys.exit(_CHILDREN[options.kind, options.action](_spec(options), _place(options)))
+
+
+class Verb(NamedTuple):
+    """One verb: what does it, its arguments, its help; without help it is the agent's own."""
+
+    do: Callable[[argparse.Namespace], Answer]
+    arguments: Tuple[Tuple[str, Dict[str, Any]], ...]
+    help: Optional[str] = None
+
+
+_SPEC = ("--spec", {"required": True, "metavar": "FILE"})
+_PROGRAM = ("--program", {"required": True})
+_TOKEN = ("--token", {"required": True, "type": int})
+_WAIT = ("--wait-s", {"type": float, "default": 120.0, "help": "how long to wait for the lock, in seconds"})
+
+VERBS: Dict[str, Verb] = {
+    "missing": Verb(_missing, (("digest", {"nargs": "*"}),), "which artefacts are not here"),
+    "stage": Verb(_stage, (("digest", {}),), "store one artefact, zlib-compressed on stdin"),
+    "check": Verb(_check, (_SPEC,), "load a build without attaching it"),
+    "apply": Verb(_apply, (_SPEC, _TOKEN, _WAIT), "bring a spec to run, idempotently"),
+    "confirm": Verb(_confirm, (_PROGRAM, _TOKEN, _WAIT), "cancel the revert timer"),
+    "renew": Verb(_renew, (_PROGRAM, ("--lease-s", {"required": True, "type": float}), _WAIT), "extend a lease"),
+    "status": Verb(_status, (("--program", {}),), "what stands, observed"),
+    "records": Verb(
+        _records,
+        (_PROGRAM, ("--since", {"type": int}), ("--limit", {"type": int, "default": 1000})),
+        "records as JSON lines, newest last",
+    ),
+    "remove": Verb(_remove, (_PROGRAM, _TOKEN, _WAIT), "undo everything of a program"),
+    "facts": Verb(_facts, (), "what this host can do"),
+    "calibrate": Verb(_calibrate, (("--runner", {"metavar": "DIGEST"}),), "measure what attaching costs here"),
+    "hold": Verb(_hold, (_SPEC, _PROGRAM, ("--control", {"type": int}))),
+    "revert": Verb(_revert, (_PROGRAM, _TOKEN)),
+    "child": Verb(_child, (("kind", {}), ("action", {}), _SPEC, _PROGRAM)),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Usage(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="agent", description="Corollout's host agent.")
+    parser.add_argument("--state", default=os.environ.get("COROLLOUT_STATE", DEFAULT_ROOT), metavar="DIR")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+    for name, verb in VERBS.items():
+        one = verbs.add_parser(name, help=verb.help) if verb.help else verbs.add_parser(name)
+        one.add_argument("--state", default=argparse.SUPPRESS, metavar="DIR")
+        for flag, settings in verb.arguments:
+            one.add_argument(flag, **settings)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one verb; return its exit code. Everything the caller needs is on stdout."""
+    verb = "agent"
+    try:
+        options = _parser().parse_args(list(argv))
+        if not options.verb:
+            raise Usage("no verb given; there are " + ", ".join(n for n, v in VERBS.items() if v.help))
+        verb = options.verb
+        options.state = os.path.abspath(options.state)
+        answer = VERBS[verb].do(options)
+    except Refusal as refusal:
+        return _refuse(verb, refusal)
+    except OSError as error:
+        return _refuse(verb, StateUnwritable("%s: %s" % (error.filename or "input or output", error.strerror)))
+    except Exception as error:  # the caller parses one document whatever happens; the trace goes to stderr
+        import traceback
+
+        traceback.print_exc()
+        return _refuse(verb, Unexpected("%s: %s" % (type(error).__name__, error)))
+    if answer is not None:
+        document = {"schema": "corollout.agent.%s/1" % verb, "ok": True}
+        document.update(answer)
+        return _print(document, 0)
+    return _print(None, 0)
+
+
+def _refuse(verb: str, refusal: Refusal) -> int:
+    return _print(refusal.document(verb), refusal.exit)
+
+
+def _print(document: Optional[Dict[str, Any]], status: int) -> int:
+    try:
+        if document is not None:
+            sys.stdout.write(json.dumps(document) + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return status or EXIT_FAILURE
+    return status
+
+
+def run(argv: Optional[List[str]] = None) -> NoReturn:
+    """Entry point of the zipapp."""
+    os.umask(0o077)
+    sys.exit(main(sys.argv[1:] if argv is None else argv))
