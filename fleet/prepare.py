@@ -1,4 +1,4 @@
-"""Prepare a plan: gather what ``rollout.plan`` needs from record, archive and catalogue, and make the BTF it sends along.
+"""Prepare a plan: gather what ``rollout.plan`` needs from record, archive and catalogue; make the BTF it sends along.
 
 ``core-btf`` gets the smallest BTF with which the object relocates as with the whole one, made once per kernel build.
 """

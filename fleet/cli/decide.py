@@ -151,10 +151,10 @@ def plan(
     from fleet.prepare import Wishes, prepare
     from fleet.rollout.settings import WaveSettings
 
-    given = {"canary_bake_s": canary_bake, "bake_s": bake, "parallel": parallel}
+    given: dict[str, Any] = {"canary_bake_s": canary_bake, "bake_s": bake, "parallel": parallel}
     wave_settings = WaveSettings(
         percents=_percents(waves), try_unknown=try_unknown, **{k: v for k, v in given.items() if v is not None}
-    )  # type: ignore[arg-type]  # click has checked the types
+    )
     wishes = Wishes(
         settings=wave_settings, policies=tuple(p.read_bytes() for p in policies), audit=audit,
         controllers=controllers, scope=scope,

@@ -56,7 +56,7 @@ def import_hosts(settings: Settings, source: Path, kind: str | None, output: str
     """Read hosts from a TOML file, an Ansible inventory or an ssh config. Nothing is removed."""
     from inventory.sources import load
 
-    found = load(source, kind=kind)  # type: ignore[arg-type]  # click has checked the choice
+    found = load(source, kind=kind)
     with settings.record() as record:
         if check:
             known = record.definitions()
@@ -81,7 +81,7 @@ def import_hosts(settings: Settings, source: Path, kind: str | None, output: str
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE")
 @click.option("--check", is_flag=True, help="Check the host's definition; add nothing.")
 @pass_settings
-def add_host(settings: Settings, name: str, labels: tuple[str, ...], *, check: bool, **fields: Any) -> None:
+def add_host(settings: Settings, /, name: str, labels: tuple[str, ...], *, check: bool, **fields: Any) -> None:
     """Add one host by hand."""
     from inventory.host import Host
 
