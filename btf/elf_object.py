@@ -9,6 +9,7 @@ import hashlib
 import io
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
@@ -18,7 +19,7 @@ from elftools.elf.sections import Section, SymbolTableSection
 
 from btf.extension import Extension, parse_extension
 from btf.fault import Fault
-from btf.insn import CALL, LD_IMM64, PSEUDO_CALL, SIZE, Insn, decode_insns, heads
+from btf.insn import CALL, LD_IMM64, PSEUDO_CALL, SIZE, decode_insns, heads
 from btf.kinds import Datasec, Func, Kind, Var
 from btf.maps import BpfMap, btf_maps, legacy_maps
 from btf.object import BpfFunction, BpfObject, BpfProgram, Call, Extern
@@ -133,8 +134,7 @@ class _Reader:
                 if start % SIZE or size % SIZE or not size or start + size > len(code):
                     raise ObjectMalformed(f"function {symbol.name} does not lie in its section {section.name}")
                 insns = decode_insns(code[start : start + size], big_endian=self._order == ">")
-                calls, externs = self._named_by(insns, section.name, start, targets.get(number, {}))
-                yield BpfFunction(symbol.name, section.name, start, insns, calls, externs)
+                yield self._named_by(BpfFunction(symbol.name, section.name, start, insns), targets.get(number, {}))
 
     def _targets(self) -> dict[int, dict[int, int]]:
         """Return, by section number, instruction byte offset → symbol number."""
@@ -146,33 +146,37 @@ class _Reader:
                     rows[row["r_offset"]] = row["r_info_sym"]
         return found
 
-    def _named_by(
-        self, insns: tuple[Insn, ...], section: str, start: int, targets: Mapping[int, int]
-    ) -> tuple[tuple[Call, ...], tuple[str, ...]]:
-        """Return what *insns* call or take the address of: functions of this object, and symbols of the kernel."""
+    def _named_by(self, function: BpfFunction, targets: Mapping[int, int]) -> BpfFunction:
+        """Return *function* with what its instructions name: functions and maps of this object, kernel symbols."""
         found: list[Call] = []
         externs: dict[str, None] = {}
-        for index, insn in heads(insns):
-            at = start + SIZE * index
+        maps: dict[str, None] = {}
+        for index, insn in heads(function.instructions):
+            at = function.start + SIZE * index
             calls = insn.code == CALL and insn.src == PSEUDO_CALL
             if at not in targets:
                 if calls:
-                    found.append(Call(at, (section, at + SIZE * (insn.imm + 1))))
+                    found.append(Call(at, (function.section, at + SIZE * (insn.imm + 1))))
                 continue
             symbol = self._symbols[targets[at]]
-            home = symbol["st_shndx"]
+            home, value = symbol["st_shndx"], symbol["st_value"]
             if home == "SHN_UNDEF":
                 externs[symbol.name] = None
-            elif isinstance(home, int) and home < _SHN_LORESERVE and self._executable(home):
+            elif not isinstance(home, int) or home >= _SHN_LORESERVE:
+                continue
+            elif self._names[home] in (".maps", "maps"):
+                maps[self._symbol_at(home, value if symbol.name else value + insn.imm)] = None
+            elif self._sections[home]["sh_flags"] & _SHF_EXECINSTR:
                 # A call counts from the instruction behind it; an address is in bytes.
                 if calls:
-                    found.append(Call(at, (self._names[home], symbol["st_value"] + SIZE * (insn.imm + 1))))
+                    found.append(Call(at, (self._names[home], value + SIZE * (insn.imm + 1))))
                 elif insn.code == LD_IMM64:
-                    found.append(Call(at, (self._names[home], symbol["st_value"] + insn.imm)))
-        return tuple(found), tuple(externs)
+                    found.append(Call(at, (self._names[home], value + insn.imm)))
+        return replace(function, calls=tuple(found), externs=tuple(externs), maps=tuple(maps))
 
-    def _executable(self, number: int) -> bool:
-        return bool(self._sections[number]["sh_flags"] & _SHF_EXECINSTR)
+    def _symbol_at(self, section: int, value: int) -> str:
+        where = (s.name for s in self._symbols if s["st_shndx"] == section and s["st_value"] == value and s.name)
+        return next(where, "")
 
     def _legacy_maps(self) -> list[BpfMap]:
         if "maps" not in self._names:

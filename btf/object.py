@@ -32,6 +32,7 @@ class BpfFunction:
     instructions: tuple[Insn, ...]
     calls: tuple[Call, ...] = ()
     externs: tuple[str, ...] = ()  # kernel symbols that its instructions name
+    maps: tuple[str, ...] = ()  # maps that its instructions name
 
     @property
     def end(self) -> int:

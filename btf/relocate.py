@@ -118,7 +118,7 @@ def _one(obj: BpfObject, row: CoreRelocation, search: _Candidates) -> tuple[Relo
     except Unrelocatable as error:
         return outcome("failed", detail=error.detail, errno=error.errno), ()
     if slots[0] is POISON:
-        detail = f"{local_text}: {old.size} bytes in the object, {new.size} in the kernel"
+        detail = f"{old.size} bytes in the object, {new.size} in the kernel"
         return outcome("poisoned", detail=detail), slots
     return outcome("value", value=new.number, found=found is not None), slots
 
@@ -178,10 +178,10 @@ class _Candidates:
                 agreed = path, value
             elif path.bit_offset != agreed[0].bit_offset:
                 here, there = path.bit_offset / 8, agreed[0].bit_offset / 8
-                raise _Ambiguous("EINVAL", f"{local.text()}: types of that name have it at {there:g} and at {here:g}")
+                raise _Ambiguous("EINVAL", f"types of that name have it at {there:g} and at {here:g}")
             elif value.number != agreed[1].number:
                 here, there = value.number, agreed[1].number
-                raise _Ambiguous("EINVAL", f"{local.text()}: types of that name say {there} and {here}")
+                raise _Ambiguous("EINVAL", f"types of that name say {there} and {here}")
             matching.append(candidate)
         if matching:
             self._by_root[root] = matching
@@ -208,6 +208,7 @@ class _Candidates:
     def missing(self, local: Path, kind: RelocationKind) -> str:
         """Return what the kernel lacks, in words."""
         if not self._of(local.root):
-            return f"{declare(self._local[local.root])}: no such type"
-        what = "enumerator" if kind in ENUMERATOR_KINDS else "field"
-        return f"{local.text()}: no such {what}, or of another kind of type"
+            return "no such type"
+        if kind in ENUMERATOR_KINDS:
+            return "no such enumerator"
+        return "no such field, or one of another kind of type"

@@ -1,0 +1,111 @@
+"""What a BPF object needs of a kernel, read off the object itself: never asked of its author, never of a kernel.
+
+Each :class:`Requirement` has the kind of a row of ``features.FEATURES``. A subject ``a|b`` is met by either. Needs of a
+program with ``?`` in its section's name are optional: the loader leaves such a program out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from btf.flow import has_loop
+from btf.object import BpfObject, BpfProgram
+from fleet.compatibility.verdict import Requirement
+
+# libbpf puts the old helper in where the kernel lacks the new one.
+HELPER_ALTERNATIVES = {
+    "probe_read_kernel": "probe_read_kernel|probe_read",
+    "probe_read_user": "probe_read_user|probe_read",
+    "probe_read_kernel_str": "probe_read_kernel_str|probe_read_str",
+    "probe_read_user_str": "probe_read_user_str|probe_read_str",
+}
+
+# How a program is attached, by the section row it matched: (way, kind of the thing it is attached to).
+_HOOKS: dict[str, tuple[str, str]] = {
+    "tracepoint": ("tracepoint", "tracepoint"),
+    "tp": ("tracepoint", "tracepoint"),
+    "raw_tracepoint": ("raw_tracepoint", "raw_tracepoint"),
+    "raw_tp": ("raw_tracepoint", "raw_tracepoint"),
+    "raw_tracepoint.w": ("raw_tracepoint", "raw_tracepoint"),
+    "raw_tp.w": ("raw_tracepoint", "raw_tracepoint"),
+    "tp_btf": ("tp_btf", "raw_tracepoint"),
+    **dict.fromkeys(("fentry", "fentry.s", "fexit", "fexit.s", "fmod_ret", "fmod_ret.s"), ("fentry", "function")),
+    **dict.fromkeys(("lsm", "lsm.s", "lsm_cgroup"), ("lsm", "lsm")),
+    **dict.fromkeys(("iter", "iter.s"), ("iter", "")),
+    **dict.fromkeys(("kprobe", "kretprobe"), ("kprobe", "function")),
+    **dict.fromkeys(("ksyscall", "kretsyscall"), ("kprobe", "")),
+    **dict.fromkeys(("kprobe.multi", "kretprobe.multi"), ("kprobe_multi", "function")),
+    "kprobe.session": ("kprobe_session", "function"),
+    **dict.fromkeys(("uprobe", "uprobe.s", "uretprobe", "uretprobe.s", "usdt", "usdt.s"), ("uprobe", "")),
+    **dict.fromkeys(("uprobe.multi", "uprobe.multi.s", "uretprobe.multi", "uretprobe.multi.s"), ("uprobe_multi", "")),
+    **dict.fromkeys(("uprobe.session", "uprobe.session.s"), ("uprobe_session", "")),
+    **dict.fromkeys(("tc", "classifier", "action"), ("tc", "")),
+    **dict.fromkeys(("tc/ingress", "tc/egress", "tcx/ingress", "tcx/egress"), ("tcx", "")),
+    **dict.fromkeys(("netkit/primary", "netkit/peer"), ("netkit", "")),
+    **dict.fromkeys(("xdp", "xdp.frags"), ("xdp", "")),
+    "perf_event": ("perf_event", ""),
+    **dict.fromkeys(("cgroup_skb/ingress", "cgroup_skb/egress", "cgroup/skb"), ("cgroup_skb", "")),
+}
+
+_PATTERN = frozenset("*?")  # kprobe.multi/tcp_* names no single function
+
+
+def infer(obj: BpfObject) -> tuple[Requirement, ...]:
+    """Return what *obj* needs, without duplicates: first what all of it needs, then program by program."""
+    return tuple(dict.fromkeys([*_whole(obj), *(need for p in obj.programs for need in _program(obj, p))]))
+
+
+def _whole(obj: BpfObject) -> Iterator[Requirement]:
+    if obj.isa != "v1":  # every kernel with eBPF has the first instruction set
+        yield Requirement("isa", obj.isa)
+    if obj.relocations:
+        yield Requirement("btf", "kernel")
+    if obj.data_sections or any(e.origin == "kconfig" for e in obj.externs):
+        yield Requirement("feature", "global_data")
+    named = {name for p in obj.programs for f in p.functions for name in f.maps}
+    for map_ in obj.maps:
+        if map_.name not in named:  # the loader makes it whether a program names it or not
+            yield Requirement("map_type", map_.type, context=map_.name)
+    for extern in obj.externs:
+        if extern.origin == "kconfig" and not extern.name.startswith("LINUX_"):  # LINUX_*: libbpf's own values
+            yield Requirement("kconfig", extern.name, optional=extern.weak)
+
+
+def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
+    def need(kind: str, subject: str, *, context: str = "", optional: bool = False) -> Requirement:
+        return Requirement(kind, subject, program=program.name, context=context, optional=optional or program.optional)
+
+    yield need("program_type", program.program_type)
+    meaning = program.meaning
+    way, thing = _HOOKS.get(meaning.kind, ("", ""))
+    if way:
+        yield need("attach", way)
+    if thing and meaning.target and not _PATTERN & set(meaning.target):
+        yield need(*_hook(thing, meaning.target))
+    externs = [e for e in obj.externs if e.origin == "ksyms" and any(e.name in f.externs for f in program.functions)]
+    if meaning.needs_kernel_btf or any(e.typed for e in externs):
+        yield need("btf", "vmlinux")
+    for extern in externs:
+        yield need("kfunc" if extern.typed and extern.function else "ksym", extern.name, optional=extern.weak)
+    for helper in sorted(obj.helpers(program)):
+        yield need("helper", HELPER_ALTERNATIVES.get(helper, helper), context=program.program_type)
+    named = {name for f in program.functions for name in f.maps}
+    for map_ in obj.maps:
+        if map_.name in named:
+            yield need("map_type", map_.type, context=map_.name)
+    yield need("instructions", str(program.instruction_count))
+    if program.subprograms:
+        yield need("feature", "bpf2bpf")
+    if any(has_loop(f.instructions) for f in program.functions):
+        yield need("feature", "bounded_loops")
+
+
+def _hook(thing: str, target: str) -> tuple[str, str]:
+    """Return (kind, subject) of what a program is attached to."""
+    if thing == "tracepoint":
+        category, _, name = target.partition("/")
+        return "tracepoint", f"{category}:{name}"
+    if thing == "lsm":
+        return "function", f"bpf_lsm_{target}"
+    # A probe may aim inside a function (tcp_v4_connect+8) or name its module (fentry/nf_conntrack:f).
+    return thing, target.partition("+")[0].rpartition(":")[2]
