@@ -178,6 +178,24 @@ def conclude(reasons: Sequence[Reason]) -> tuple[Verdict, Evidence, tuple[str, .
     return Verdict.DEGRADED if lost else Verdict.FITS, weakest, tuple(lost)
 
 
+_SPARE = "_perf"  # NAME and NAME_perf: one program over a ring buffer or over a perf buffer; the runner loads one
+_ORDER = (Verdict.FITS, Verdict.DEGRADED, Verdict.UNKNOWN, Verdict.BLOCKED, Verdict.REFUSED)
+
+
+def without_spares(reasons: Iterable[Reason]) -> list[Reason]:
+    """Return *reasons* without those of the twin that is not loaded: of NAME and NAME_perf the better one stays."""
+    kept = list(reasons)
+    by_program: dict[str, list[Reason]] = {}
+    for reason in kept:
+        by_program.setdefault(reason.requirement.program, []).append(reason)
+    for spare in [p for p in by_program if p.endswith(_SPARE) and p.removesuffix(_SPARE) in by_program]:
+        first = spare.removesuffix(_SPARE)
+        ranks = {p: _ORDER.index(conclude(by_program[p])[0]) for p in (first, spare)}
+        out = first if ranks[spare] < ranks[first] else spare
+        kept = [r for r in kept if r.requirement.program != out]
+    return kept
+
+
 def assess(
     program: Program,
     variant: str,
@@ -201,9 +219,11 @@ def assess(
     if not known.off_host:
         declared = (Requirement("fact", name, "manifest") for name in (row.requires if row else ()))
         needs = [*STRUCTURAL.get(variant, ()), *needs, *declared]
-    reasons = [answer(need, known, learned=past) for need in dict.fromkeys(needs)]
+    said_once = {(n.kind, n.subject, n.program, n.context): n for n in reversed(needs)}
+    reasons = [answer(need, known, learned=past) for need in reversed(said_once.values())]
     wanted = any(n.kind == "btf" and n.subject == "kernel" for n in requirements)
     reasons += relocation_reasons(outcomes, wanted=wanted, learned=past, optional=optional)
+    reasons = without_spares(reasons)
     verdict, evidence, lost = conclude(reasons)
     lost = (*lost, *(row.gaps if row else ()))
     if verdict is Verdict.FITS and lost:

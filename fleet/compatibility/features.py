@@ -161,6 +161,13 @@ def _function(need: Requirement, known: Known) -> Finding | None:
     return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the function", "btf:FUNC")
 
 
+def _symbol(need: Requirement, known: Known) -> Finding | None:
+    """A kernel variable or symbol with a type in BTF; others are only in kallsyms, which nobody here has read."""
+    if known.btf is None or not known.btf.by_name(need.subject):
+        return None
+    return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the symbol", "btf:VAR")
+
+
 def _listed(need: Requirement, known: Known) -> Finding | None:
     """A tracepoint in the host's own list; ``category:name``, or a bare name for raw tracepoints."""
     fact = known.facts.by_name.get("hook.tracepoints")
@@ -326,6 +333,7 @@ FEATURES: dict[str, Feature] = {
     "raw_tracepoint": Feature("raw tracepoint {subject}", "raw-tracepoint", (_listed, _tracepoint_type)),
     "function": Feature("kernel function {subject}", "function", (_function,)),
     "kfunc": Feature("kernel function {subject} callable from BPF", "kfunc", (_function,)),
+    "ksym": Feature("kernel symbol {subject}", "ksym", (_symbol,)),
     "kconfig": Feature("kernel option {subject}", "kconfig", (_kconfig,)),
     "btf": Feature("{subject} BTF", "btf", (_btf,), per_kernel=False),
     "relocation": Feature("{subject}", "relocation"),  # answered by btf.relocate, handed to decide as outcomes

@@ -44,6 +44,12 @@ ATTACH_SIGNS = {
     "perf_event": Sign(function="perf_event_set_bpf_prog", kconfig=("BPF_EVENTS",), since=(4, 9)),
     "cgroup_skb": Sign(enum=("bpf_attach_type", "BPF_CGROUP_INET_INGRESS"), kconfig=("CGROUP_BPF",)),
     "tc": Sign(member_of="cls_bpf_prog", kconfig=("NET_CLS_BPF", "NET_SCH_INGRESS"), since=(4, 5)),
+    "tcx": Sign(enum=("bpf_attach_type", "BPF_TCX_INGRESS")),
+    "netkit": Sign(enum=("bpf_attach_type", "BPF_NETKIT_PRIMARY")),
+    "kprobe_multi": Sign(enum=("bpf_attach_type", "BPF_TRACE_KPROBE_MULTI"), kconfig=("FPROBE",)),
+    "kprobe_session": Sign(enum=("bpf_attach_type", "BPF_TRACE_KPROBE_SESSION"), kconfig=("FPROBE",)),
+    "uprobe_multi": Sign(enum=("bpf_attach_type", "BPF_TRACE_UPROBE_MULTI")),
+    "uprobe_session": Sign(enum=("bpf_attach_type", "BPF_TRACE_UPROBE_SESSION")),
     "xdp": Sign(function="do_xdp_generic", since=(4, 12)),
 }
 
