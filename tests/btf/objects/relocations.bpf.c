@@ -8,7 +8,6 @@ typedef __u32 u32;
 typedef __u64 u64;
 enum state { RUNNING, SLEEPING, DEAD };
 enum state___later { FROZEN___later = 7, DEAD___later = 1 };
-enum wide { SMALL = 1, HUGE = 0x1000000000ULL };
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct inner { int deep; };
 union choice { struct { u32 low, high; }; u64 whole; };
@@ -87,7 +86,6 @@ SEC("raw_tp/sched_switch") int values(void *ctx)
 	out[1] = bpf_core_enum_value(enum state, DEAD);
 	out[2] = bpf_core_enum_value_exists(enum state___later, FROZEN___later);
 	out[3] = bpf_core_enum_value_exists(enum state___later, DEAD___later);
-	out[4] = bpf_core_enum_value(enum wide, HUGE);
 	if (bpf_core_enum_value_exists(enum state___later, FROZEN___later))
 		out[5] = bpf_core_enum_value(enum state___later, FROZEN___later);
 	return 0;

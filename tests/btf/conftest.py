@@ -1,0 +1,67 @@
+"""Fixtures are C, compiled as they are needed; libbpf itself is asked through ctypes what it makes of them."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from btf.parse import parse_btf
+from btf.types import Btf
+
+SOURCES = Path(__file__).parent / "objects"
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "btf"
+
+
+@pytest.fixture(scope="session")
+def compile_bpf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """compile_bpf("x.bpf.c", cpu="v2") → path of the object; the source may also be given as *text*."""
+    made: dict[tuple, Path] = {}
+    root = tmp_path_factory.mktemp("objects")
+
+    def compile_(name: str, *, cpu: str = "v2", text: str | None = None, big: bool = False) -> Path:
+        key = (name, cpu, text, big)
+        if key not in made:
+            source = SOURCES / name
+            if text is not None:
+                source = root / name
+                source.write_text(text)
+            out = root / f"{len(made)}-{name}.o"
+            target = "bpfeb" if big else "bpf"
+            command = ["clang", "-target", target, f"-mcpu={cpu}", "-O2", "-g", "-Wall", "-Wno-unused"]
+            done = subprocess.run(
+                [*command, "-I/usr/include/x86_64-linux-gnu", f"-I{SOURCES}", "-c", str(source), "-o", str(out)],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            made[key] = out
+        return made[key]
+
+    return compile_
+
+
+@pytest.fixture(scope="session")
+def btf_bytes(compile_bpf: Callable[..., Path]) -> Callable[..., bytes]:
+    """btf_bytes("kernel_a.c") → the .BTF section clang writes for it."""
+
+    def section(name: str, **options: object) -> bytes:
+        with io.BytesIO(compile_bpf(name, **options).read_bytes()) as file:
+            return ELFFile(file).get_section_by_name(".BTF").data()
+
+    return section
+
+
+@pytest.fixture(scope="session")
+def vmlinux_bytes() -> bytes:
+    assert VMLINUX.exists(), "these tests compare with the running kernel, which must show its BTF"
+    return VMLINUX.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def vmlinux(vmlinux_bytes: bytes) -> Btf:
+    return parse_btf(vmlinux_bytes)

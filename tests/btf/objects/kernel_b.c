@@ -1,0 +1,30 @@
+/* The same kernel, later: fields moved, changed size and kind, one struct exists twice, an enum grew. */
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed char s8;
+enum state { NEW = -3, RUNNING, SLEEPING = 15, FROZEN = 7, DEAD = 0x7fffffff };
+enum wide { SMALL = 1 };
+struct inner { s8 deep; };
+union choice { struct { struct { u32 low, high; }; }; u64 whole; };
+struct task {
+	char comm[32];
+	int first_bits : 30;
+	u32 bit_b : 9;
+	const int pid;
+	long long sbit : 40;
+	const volatile u64 narrow;
+	struct inner nested[3];
+	struct task *parent;
+	enum state state;
+	union choice choice;
+	long absent;
+	struct { union { struct { u64 pad; int anonymous_field; }; }; };
+	struct inner *pointed;
+	float *flags;
+	int missing[2];
+	struct { int x; } vanished;
+	int tail[];
+};
+struct vanished;
+typedef const int pair_t;
+struct task *task; enum state state; enum wide wide; struct vanished *vanished; pair_t pair = 1;
