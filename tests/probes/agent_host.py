@@ -31,6 +31,10 @@ def run(context):
         raise OSError(1, "the host says no")
     with open(_mark(context), "w") as file:
         file.write("on")
+    if context.config.get("replace"):  # as networking must: one generation's policy takes the place of another's
+        for name in os.listdir(context.config["outside"]):
+            if os.path.join(context.config["outside"], name) != _mark(context):
+                os.unlink(os.path.join(context.config["outside"], name))
     context.ready({"hooks": ["file:" + context.tag]})
     number = 0
     while not context.stopping(context.config.get("every_s", 0.05)):
@@ -142,6 +146,8 @@ class AgentHost:
         return {**spec, **changes}
 
     def networking(self, **changes: Any) -> dict[str, Any]:
+        """A networking spec on the same fallback: static, no lease, a revert timer."""
+        changes["config"] = {"replace": True, **changes.get("config", {})}
         return self.spec(**{"kind": "networking", "fail_mode": "static", "lease_s": 0, "revert_s": 600, **changes})
 
     def apply(self, spec: Mapping[str, Any], token: int) -> tuple[int, Any]:

@@ -1,0 +1,118 @@
+"""What happens on a host when nobody calls any more: leases, the revert timer, the watchdog."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_host import FALLBACK, AgentHost, wait_for
+
+from probes.agent import process
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[AgentHost]:
+    made = AgentHost(tmp_path)
+    made.stage(FALLBACK.encode())
+    yield made
+    made.run("remove", "--program", "sample-trace", "--token", str(2**40))
+    assert made.close() == [] and made.marks() == []
+
+
+def test_an_unrenewed_lease_ends_a_tracing_program(host: AgentHost) -> None:
+    host.applied(host.spec(lease_s=0.3), 7)
+    holder = host.holder()
+    row = host.reaches("expired", "COR-AGT-021")
+    assert row["lease"] is None and host.marks() == [] and not row["observed"]["alive"]
+    wait_for(lambda: not process.alive(holder))
+    # The same step repeated does not bring back what the host ended by itself; a new one does.
+    assert host.applied(host.spec(lease_s=0.3), 7)["already"] is True
+    assert host.applied(host.spec(lease_s=60), 8)["already"] is False
+
+
+def test_a_renewed_lease_goes_on(host: AgentHost) -> None:
+    host.applied(host.spec(lease_s=2), 7)
+    first = host.row()["lease"]["expires"]
+    status, answer = host.run("renew", "--program", "sample-trace", "--lease-s", "600")
+    assert status == 0 and answer["expires"] > first + 500
+    assert host.row()["lease"]["expires"] == answer["expires"]
+    due = host.document("lease.json")["expires_boot"]
+    host.when(lambda row: row["sample"] and row["sample"]["at"] > first)
+    assert host.row()["state"] == "running" and due > 0
+
+
+def test_over_budget_is_stopped_with_no_controller_and_the_breach_is_kept(host: AgentHost) -> None:
+    spec = host.spec(config={"burn_s": 0.05, "every_s": 0.0}, budget={"cpu_percent": 5.0, "interval_s": 0.2})
+    host.applied(spec, 7)
+    row = host.reaches("tripped", "COR-AGT-020")
+    assert row["watchdog"]["state"] == "trip" and row["watchdog"]["strikes"] == 2
+    assert row["watchdog"]["last"]["budget"] == "cpu_percent" and row["watchdog"]["last"]["limit"] == 5.0
+    assert row["watchdog"]["last"]["seen"] > 5 and "cpu_percent" in row["reason"]
+    assert row["sample"]["cpu_percent"] > 5 and host.marks() == []
+    again = host.applied(spec, 7)
+    assert (again["already"], again["state"], again["applied"]) == (True, "tripped", 1)
+
+
+def test_losses_over_budget_trip(host: AgentHost) -> None:
+    host.applied(host.spec(config={"lose": 1}), 7)
+    row = host.reaches("tripped")
+    assert row["watchdog"]["last"]["budget"] == "loss_percent" and row["sample"]["lost"] > 0
+
+
+def test_memory_over_budget_trips_at_once(host: AgentHost) -> None:
+    host.applied(host.spec(budget={"memory_mib": 1}), 7)
+    assert host.reaches("tripped")["watchdog"] | {"last": None} == {"state": "trip", "strikes": 1, "last": None}
+
+
+def test_a_tripped_networking_program_keeps_its_policy_and_says_so(host: AgentHost) -> None:
+    host.applied(host.networking(budget={"memory_mib": 1, "action": "static"}), 7)
+    row = host.reaches("tripped")
+    assert "stays in force" in row["reason"]
+    assert host.marks() == ["corollout_sample-trace_1"]
+    assert host.run("remove", "--program", "sample-trace", "--token", "8")[0] == 0
+    assert host.marks() == []
+
+
+def test_the_unconfirmed_is_reverted_even_when_the_holder_is_dead(host: AgentHost) -> None:
+    host.applied(host.networking(revert_s=1.0), 7)
+    assert host.row()["revert"]["at"] > 0
+    os.kill(host.holder()["pid"], signal.SIGKILL)
+    row = host.reaches("reverted", "COR-AGT-022")
+    assert host.marks() == [] and row["revert"] is None and not row["observed"]["alive"]
+    status, answer = host.run("confirm", "--program", "sample-trace", "--token", "7")
+    assert (status, answer["code"]) == (3, "COR-AGT-013")
+    assert host.applied(host.networking(revert_s=1.0), 7)["state"] == "reverted"
+
+
+def test_a_revert_brings_the_confirmed_predecessor_back(host: AgentHost) -> None:
+    host.applied(host.networking(revert_s=600), 7)
+    assert host.run("confirm", "--program", "sample-trace", "--token", "7")[1]["already"] is False
+    assert host.run("confirm", "--program", "sample-trace", "--token", "7")[1]["already"] is True
+    host.applied(host.networking(revert_s=0.5, generation=2), 8)
+    row = host.reaches("reverted", "COR-AGT-022")
+    assert row["generation"] == 1 and row["observed"]["alive"] and "generation 1 is back" in row["reason"]
+    assert host.marks() == ["corollout_sample-trace_1"]
+    assert host.run("remove", "--program", "sample-trace", "--token", "9")[0] == 0
+
+
+def test_confirm_cancels_the_revert_for_its_own_token_only(host: AgentHost) -> None:
+    host.applied(host.networking(revert_s=1.0), 7)
+    assert host.run("confirm", "--program", "sample-trace", "--token", "6")[0] == 3
+    assert host.run("confirm", "--program", "sample-trace", "--token", "7")[0] == 0
+    assert host.row()["revert"] is None
+    host.when(lambda row: row["sample"] and row["sample"]["at"] > row["sample"]["window_s"] + 1)
+    journal = (host.state / "programs/sample-trace/journal.jsonl").read_text()
+    assert "confirmed" in journal and "reverted" not in journal and host.row()["state"] == "running"
+
+
+def test_networking_survives_the_death_of_its_holder(host: AgentHost) -> None:
+    host.applied(host.networking(), 7)
+    child = host.child()
+    os.kill(host.holder()["pid"], signal.SIGKILL)
+    wait_for(lambda: not process.alive(child))
+    row = host.row()
+    assert row["state"] == "failed" and "stays in force" in row["reason"]
+    assert host.marks() == ["corollout_sample-trace_1"]
