@@ -83,4 +83,14 @@ static __always_inline int socket_in_scope(const struct sock *sk)
 	return !scope->cgroup || cgroup_holds(scope->cgroup, socket_cgroup(sk));
 }
 
+/* For programs that run in the process they report on: the network namespace of the current task. */
+static __always_inline int task_in_scope(void)
+{
+	const struct task_struct *task = (const void *)bpf_get_current_task();
+	__u32 zero = 0;
+	const struct scope *scope = bpf_map_lookup_elem(&config, &zero);
+
+	return scope && (!scope->netns || scope->netns == BPF_CORE_READ(task, nsproxy, net_ns, ns.inum));
+}
+
 #endif

@@ -1,0 +1,1 @@
+"""tcp-flow: one record for every TCP connection that ends."""
