@@ -36,8 +36,8 @@ class Action:
 
 
 SCREENS = ("fleet", "matrix", "rollout")
-MODALS = ("explain", "help")
-_EVERYWHERE = (*SCREENS, *MODALS)
+MODALS = ("explain", "help", "confirm")
+_SCROLLING = (*SCREENS, "explain", "help")
 _ROLLOUT = ("rollout",)
 
 
@@ -47,7 +47,7 @@ def _request(verb: str, key: str, help_line: str, danger: Danger) -> Action:
 
 ACTIONS: tuple[Action, ...] = (
     Action("help", ("?",), "every key on this screen", SCREENS, twin="corollout --help"),
-    Action("filter", ("/",), "show only what matches a selector", ("fleet", "rollout"), twin="hosts list --where"),
+    Action("filter", ("/",), "show only what matches a selector", ("fleet",), twin="hosts list --where"),
     Action("sort", ("s",), "sort by this column; again: the other way", SCREENS),
     Action("problems", ("z",), "problems only", SCREENS),
     Action("explain", ("e", "enter"), "why: requirement, evidence, verdict", SCREENS, twin="explain HOST PROGRAM"),
@@ -57,28 +57,30 @@ ACTIONS: tuple[Action, ...] = (
     _request("halt", "x", "stop it, leave hosts as they are", Danger.NAME),
     _request("rollback", "u", "undo it on every host", Danger.NAME),
     _request("retry", "r", "try the failed hosts again", Danger.ASK),
+    _request("abort", "X", "give it up, undo nothing", Danger.NAME),
     Action("older", ("[",), "the rollout before this one", _ROLLOUT, twin="rollout list"),
     Action("newer", ("]",), "the rollout after this one", _ROLLOUT, twin="rollout list"),
     Action("next-pane", ("tab",), "from waves to hosts and back", _ROLLOUT),
     Action("then-by", ("S",), "second sort key", SCREENS),
     Action("wide", ("w",), "every column, or those that fit", SCREENS, twin="-o wide"),
     Action("mark", ("space",), "mark this row", SCREENS),
-    Action("mark-range", ("ctrl+space",), "mark from the last mark to here", SCREENS),
+    Action("mark-range", ("ctrl+space", "ctrl+@"), "mark from the last mark to here", SCREENS),
     Action("copy", ("c",), "copy the names of the marked rows", SCREENS),
     Action("json", ("y",), "copy this row as JSON", SCREENS, twin="-o json"),
     Action("fleet", ("1",), "hosts", SCREENS, twin="hosts list"),
     Action("matrix", ("4",), "program × kernel", SCREENS, twin="kernels list"),
     Action("rollout", ("5",), "waves, gates, cost", SCREENS, twin="rollout status ID"),
     Action("previous", ("-",), "the screen before", SCREENS),
-    Action("back", ("escape",), "close, clear the filter, clear marks", _EVERYWHERE),
-    Action("down", ("down", "j"), "down", _EVERYWHERE),
-    Action("up", ("up", "k"), "up", _EVERYWHERE),
+    Action("back", ("escape",), "clear the filter, then the marks", SCREENS),
+    Action("close", ("escape",), "back to the screen", MODALS),
+    Action("down", ("down", "j"), "down", _SCROLLING),
+    Action("up", ("up", "k"), "up", _SCROLLING),
     Action("left", ("left", "h"), "column to the left", SCREENS),
     Action("right", ("right", "l"), "column to the right", SCREENS),
-    Action("page-down", ("pagedown", "ctrl+f"), "a page down", _EVERYWHERE),
-    Action("page-up", ("pageup", "ctrl+b"), "a page up", _EVERYWHERE),
-    Action("first", ("g", "home"), "to the top", _EVERYWHERE),
-    Action("last", ("G", "end"), "to the bottom", _EVERYWHERE),
+    Action("page-down", ("pagedown", "ctrl+f"), "a page down", _SCROLLING),
+    Action("page-up", ("pageup", "ctrl+b"), "a page up", _SCROLLING),
+    Action("first", ("g", "home"), "to the top", _SCROLLING),
+    Action("last", ("G", "end"), "to the bottom", _SCROLLING),
     Action("palette", ("ctrl+p", ":"), "find an action by its name", SCREENS),
     Action("theme", ("t",), "dark or light", SCREENS),
     Action("quit", ("q",), "leave; rollouts go on", SCREENS),

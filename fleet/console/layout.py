@@ -29,22 +29,26 @@ class Placed(Generic[R]):
 
 
 def place(columns: Sequence[Column[R]], width: int, *, wide: bool = False) -> tuple[Placed[R], ...]:
-    """Place the columns that fit into *width* cells, or all of them when *wide*; spare room goes to those that grow."""
+    """Place the columns that fit into *width* cells, all of them when *wide*; room left goes to growing ones."""
     kept = list(columns)
 
-    def spare() -> int:
-        return width - LEAD - sum(c.width for c in kept) - GAP * (len(kept) - 1)
+    def room(widths: Sequence[int]) -> int:
+        return width - LEAD - sum(widths) - GAP * (len(widths) - 1)
 
-    while not wide and spare() < 0 and any(c.rank for c in kept):
+    while not wide and room([c.least or c.width for c in kept]) < 0 and any(c.rank for c in kept):
         worst = max(c.rank for c in kept)
         kept.remove([c for c in kept if c.rank == worst][-1])
-    growing = [c for c in kept if c.grow]
-    share, rest = divmod(max(spare(), 0), len(growing)) if growing else (0, 0)
+    shrunk = not wide and room([c.width for c in kept]) < 0
+    widths = [c.least or c.width if shrunk else c.width for c in kept]
+    for n, column in enumerate(kept):  # what shrank gets back what there is, from the left
+        widths[n] += min(max(room(widths), 0), column.width - widths[n])
+    growing = [n for n, c in enumerate(kept) if c.grow]
+    for n, part in zip(growing, reversed(range(1, len(growing) + 1)), strict=True):
+        widths[n] += max(room(widths), 0) // part
     placed, x = [], LEAD
-    for column in kept:
-        extra = share + (1 if growing and column is growing[0] and rest else 0) if column.grow else 0
-        placed.append(Placed(column, x, column.width + extra))
-        x += column.width + extra + GAP
+    for column, cells in zip(kept, widths, strict=True):
+        placed.append(Placed(column, x, cells))
+        x += cells + GAP
     return tuple(placed)
 
 

@@ -41,7 +41,7 @@ _SIGNS = {
     _STUCK: "blocked garbage error tripped rollback_incomplete",
     _BAD: "refused no unreachable fail failed halted aborted revert-failed trip",
     _OPEN: "unknown unscanned",
-    _BUSY: "running baking probed staged checked attached applying",
+    _BUSY: "running baking probed staged checked attached applying reverting",
     _WAITS: "paused waiting waiting_approval waiting_promotion",
     _DONE: "reverted rolled_back",
     _IDLE: "pending planned draft expired stopped",

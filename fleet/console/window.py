@@ -18,14 +18,16 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[R]):
-    """One column: ``width`` in cells; ``rank`` 0 always stays, the highest rank leaves first when the screen is narrow.
+    """One column. ``width`` is in cells; when there is too little room it shrinks to ``least``.
 
-    ``sort`` is the name the window sorts by, empty when it cannot; ``program`` names the program a cell is about.
+    ``rank`` 0 always stays, the highest rank leaves first when the screen is narrow. ``sort`` is the name the window
+    sorts by, empty when it cannot; ``program`` names the program its cells are about.
     """
 
     title: str
     width: int
     cell: Callable[[R], Cell]
+    least: int = 0
     sort: str = ""
     rank: int = 0
     grow: bool = False
@@ -86,17 +88,17 @@ class ListWindow(Generic[R]):
         *,
         values: Mapping[str, Callable[[R], Any]] | None = None,
         problem: Callable[[R], bool] = lambda _: False,
-        match: Callable[[str, R], bool] = lambda _text, _row: True,
     ) -> None:
-        self._read, self._key, self._values, self._problem, self._match = read, key, values or {}, problem, match
+        self.values: Mapping[str, Callable[[R], Any]] = values or {}
+        self._read, self._key, self._problem = read, key, problem
         self._kept: dict[str, R] = {}
 
     def keys(self, view: View) -> Sequence[str]:
         """Read everything again, then filter and sort."""
         everything = list(self._read())
-        rows = [r for r in everything if self._match(view.filter, r) and not (view.problems and not self._problem(r))]
-        for order in reversed([o for o in view.order if o.by in self._values]):
-            rows.sort(key=self._values[order.by], reverse=order.descending)
+        rows = [r for r in everything if not view.problems or self._problem(r)]
+        for order in reversed([o for o in view.order if o.by in self.values]):
+            rows.sort(key=self.values[order.by], reverse=order.descending)
         self._kept = {self._key(r): r for r in everything}
         return [self._key(r) for r in rows]
 
