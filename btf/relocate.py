@@ -8,6 +8,7 @@ relocations of the same type, as in libbpf, which keeps one list per type for th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from btf.access import Path, local_enumerator, local_field, match_enumerator, match_field
@@ -65,9 +66,7 @@ def relocated(
     search = _Candidates(obj.btf, target)
     outcomes: dict[int, RelocationOutcome] = {}
     patches: dict[tuple[str, int], tuple[Insn, ...]] = {}
-    # libbpf passes over programs that are not loaded: optional ones come last and leave no trace on the others.
-    order = sorted(enumerate(obj.relocations), key=lambda row: section_meaning(row[1].section).optional)
-    for number, row in order:
+    for number, row in _in_turn(obj):
         outcomes[number], slots = _one(obj, row, search)
         if slots:
             patches[row.section, row.insn] = slots
@@ -104,7 +103,7 @@ def _one(obj: BpfObject, row: CoreRelocation, search: _Candidates) -> tuple[Relo
         old = value_of(kind, local)
         if kind == RelocationKind.LOCAL_TYPE_ID:
             return outcome("value", value=old.number), patch(insn, following, old, old, resizable=True)
-        found = search.find(row.type, kind, local)
+        found = _agreed(kind, search.matching(row.type, kind, local))
         if found is None:
             if kind not in ABSENT:
                 return outcome("poisoned", found=False, detail=search.missing(local, kind)), poison(insn, following)
@@ -121,6 +120,42 @@ def _one(obj: BpfObject, row: CoreRelocation, search: _Candidates) -> tuple[Relo
         detail = f"{old.size} bytes in the object, {new.size} in the kernel"
         return outcome("poisoned", detail=detail), slots
     return outcome("value", value=new.number, found=found is not None), slots
+
+
+def _agreed(kind: RelocationKind, paths: list[Path]) -> tuple[Path, Value] | None:
+    """Return the path and value that all of *paths* agree on, None when there is none; raise when they do not."""
+    if not paths:
+        return None
+    first, value = paths[0], value_of(kind, paths[0])
+    for path in paths[1:]:
+        other = value_of(kind, path)
+        if path.bit_offset != first.bit_offset:
+            there, here = first.bit_offset / 8, path.bit_offset / 8
+            raise _Ambiguous("EINVAL", f"types of that name have it at {there:g} and at {here:g}")
+        if other.number != value.number:
+            raise _Ambiguous("EINVAL", f"types of that name say {value.number} and {other.number}")
+    return first, value
+
+
+def matched_paths(obj: BpfObject, target: Btf) -> Iterator[tuple[RelocationKind, Path]]:
+    """Yield what of *target* the relocations of *obj* are resolved by: every path of every candidate that has it."""
+    if obj.btf is None:
+        return
+    search = _Candidates(obj.btf, target)
+    for _, row in _in_turn(obj):
+        try:
+            kind = _kind(row.kind)
+            if kind == RelocationKind.LOCAL_TYPE_ID:
+                continue
+            paths = search.matching(row.type, kind, search.local(row, kind))
+        except Unrelocatable:  # libbpf refuses the object here, with whatever BTF
+            continue
+        yield from ((kind, path) for path in paths)
+
+
+def _in_turn(obj: BpfObject) -> list[tuple[int, CoreRelocation]]:
+    # libbpf passes over programs that are not loaded: optional ones come last and leave no trace on the others.
+    return sorted(enumerate(obj.relocations), key=lambda row: section_meaning(row[1].section).optional)
 
 
 def _kind(number: int) -> RelocationKind:
@@ -164,28 +199,12 @@ class _Candidates:
             raise Unrelocatable("EINVAL", f"access string {row.access!r} of a whole type is not 0")
         return Path(self._local, row.type)
 
-    def find(self, root: int, kind: RelocationKind, local: Path) -> tuple[Path, Value] | None:
-        """Return the path in the kernel and its worth, or None; raise when candidates disagree."""
-        candidates = self._of(root)
-        agreed: tuple[Path, Value] | None = None
-        matching = []
-        for candidate in candidates:
-            path = self._match(kind, local, candidate)
-            if path is None:
-                continue
-            value = value_of(kind, path)
-            if agreed is None:
-                agreed = path, value
-            elif path.bit_offset != agreed[0].bit_offset:
-                here, there = path.bit_offset / 8, agreed[0].bit_offset / 8
-                raise _Ambiguous("EINVAL", f"types of that name have it at {there:g} and at {here:g}")
-            elif value.number != agreed[1].number:
-                here, there = value.number, agreed[1].number
-                raise _Ambiguous("EINVAL", f"types of that name say {there} and {here}")
-            matching.append(candidate)
-        if matching:
-            self._by_root[root] = matching
-        return agreed
+    def matching(self, root: int, kind: RelocationKind, local: Path) -> list[Path]:
+        """Return the path in every candidate that has it; when any has, the others are out from now on."""
+        paths = [path for id_ in self._of(root) if (path := self._match(kind, local, id_)) is not None]
+        if paths:
+            self._by_root[root] = [path.root for path in paths]
+        return paths
 
     def _of(self, root: int) -> list[int]:
         found = self._by_root.get(root)
