@@ -50,8 +50,10 @@ def observe(root: str, spec: Spec, status: Mapping[str, Any]) -> Dict[str, Any]:
     living = alive(child)
     observed: Dict[str, Any] = {"alive": False, "programs": []}
     if spec.variant.startswith("core") and spec.static:
-        observed["programs"] = _pinned(root, spec, claimed)
-        observed["alive"] = bool(observed["programs"])
+        observed["programs"] = _pinned(root, spec)
+        hooked = {p["name"] for p in observed["programs"] if p["attached"]}
+        wanted = {p.get("name") for p in claimed if p.get("attached")}
+        observed["alive"] = bool(hooked) and wanted <= hooked
     elif claimed:
         held = held_programs(child["pid"]) if living and child else {}
         observed["programs"] = [_row(p, held[p["id"]]) for p in claimed if p.get("id") in held]
@@ -69,7 +71,8 @@ def _row(program: Mapping[str, Any], tag: str) -> Dict[str, Any]:
     return {"name": program.get("name"), "id": program.get("id"), "tag": tag, "attached": program.get("attached", [])}
 
 
-def _pinned(root: str, spec: Spec, claimed: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+def _pinned(root: str, spec: Spec) -> List[Dict[str, Any]]:
+    """Return the pinned programs with the traffic control filters that run them, both as the kernel has them."""
     try:
         folder = scopes.pin_folder(spec.program)
         if not os.path.isdir(folder):
@@ -77,16 +80,11 @@ def _pinned(root: str, spec: Spec, claimed: Sequence[Mapping[str, Any]]) -> List
         status, events, _ = run_child([artefact(root, spec.files["runner"]), "pins", folder], 10)
     except Refusal:
         return []
-    if status:
+    found = [e for e in events if e.get("event") == "pins"]
+    if status or not found:
         return []
-    attached = {p.get("id"): p.get("attached", []) for p in claimed}
-    rows = [p for e in events for p in e.get("programs", []) if isinstance(p, dict)]
-    return [
-        {
-            "name": p.get("name"),
-            "id": p.get("id"),
-            "tag": p.get("tag"),
-            "attached": p.get("attached") or attached.get(p.get("id"), []),
-        }
-        for p in rows
-    ]
+    hooks: Dict[Any, List[str]] = {}
+    for row in found[0].get("filters", []):
+        where = "tc:%s:%s" % (row.get("interface"), row.get("direction"))
+        hooks.setdefault(row.get("program_id"), []).append(where)
+    return [dict(_row(p, str(p.get("tag"))), attached=hooks.get(p.get("id"), [])) for p in found[0].get("programs", [])]

@@ -102,7 +102,11 @@ def _undo_core(site: Site) -> Optional[List[str]]:
     if not site.spec.static:
         return None  # links and perf events die with the runner
     words = [_runner(site), "detach", "--pin", scopes.pin_folder(site.spec.program)]
-    for text in core_arguments(site).get("attach", ()):
+    try:
+        attachments = core_arguments(site).get("attach", ())
+    except NotAttached:
+        attachments = ()  # the interface is gone, and its filters with it
+    for text in attachments:
         words += ["--attach", text]
     return words
 
