@@ -1,0 +1,63 @@
+"""Bundle the collector for its journey: one Python script, one shell script, and the command that picks between them.
+
+Runs on the controller. What a host executes is exactly the files beside this one.
+"""
+
+import shlex
+from functools import lru_cache
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+# In the order they need each other; ``main`` is what runs.
+MODULES = (
+    "document",
+    "kernel_facts",
+    "policy_facts",
+    "hook_facts",
+    "machine_facts",
+    "netlink",
+    "network_facts",
+    "btf_names",
+    "bpf_call",
+    "bpf_tables",
+    "bpf_probe",
+    "bpf_attach",
+    "bpf_facts",
+    "main",
+)
+_PACKAGE = "inventory.collector"
+_LOADER = """\
+import sys, types
+for name in ("inventory", "{package}"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = []
+sys.modules["inventory"].collector = sys.modules["{package}"]
+for name, source in SOURCES:
+    module = types.ModuleType("{package}." + name)
+    sys.modules[module.__name__] = module
+    setattr(sys.modules["{package}"], name, module)
+    exec(compile(source, module.__name__, "exec"), module.__dict__)
+sys.exit(sys.modules["{package}.main"].main())
+"""
+# The distribution's own Python first: bcc is installed for that one.
+_PICK = """\
+for python in /usr/bin/python3 python3 /usr/libexec/platform-python; do
+  if $python -c 'import sys, json, ctypes; sys.exit(sys.version_info < (3, 6))' </dev/null >/dev/null 2>&1; then
+    exec $python -
+  fi
+done
+"""
+
+
+@lru_cache(maxsize=1)
+def collector_source() -> bytes:
+    """Return the collector as one self-contained script for Python 3.6 or newer; ASCII."""
+    rows = "".join(f"    ({name!r}, {(_HERE / f'{name}.py').read_text(encoding='utf-8')!a}),\n" for name in MODULES)
+    return f"SOURCES = (\n{rows})\n{_LOADER.format(package=_PACKAGE)}".encode("ascii")
+
+
+@lru_cache(maxsize=1)
+def collector_command() -> str:
+    """Return the shell command that reads :func:`collector_source` from its input, or does without Python."""
+    reduced = (_HERE / "reduced.sh").read_text(encoding="utf-8")
+    return f"exec /bin/sh -c {shlex.quote(_PICK + reduced)}"
