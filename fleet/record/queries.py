@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from fleet.compatibility.verdict import Choice
@@ -22,6 +22,7 @@ from inventory.host import Host
 
 Statement = Select[*tuple[Any, ...]]
 EVERY = HostFilter()
+WORST_FIRST = ("refused", "blocked", "unknown", "degraded", "fits")
 _CHUNK = 500  # names per statement; SQLite bounds the variables of one
 
 # What a window of hosts may be sorted by: the word users type → the column.
@@ -67,10 +68,21 @@ def _joined(statement: Statement, wanted: HostFilter) -> Statement:
     return statement.outerjoin(KernelRow, KernelRow.id == HostRow.kernel_id).where(*_conditions(wanted))
 
 
+def _sort_column(word: str) -> ColumnElement[Any]:
+    if not word.startswith("program:"):
+        return HOST_SORTS[word].expression
+    rank = case({v: n for n, v in enumerate(WORST_FIRST)}, value=ChoiceRow.verdict)
+    chosen = select(rank).where(ChoiceRow.host == HostRow.name, ChoiceRow.program == word.removeprefix("program:"))
+    return chosen.scalar_subquery()
+
+
 def _ordered(statement: Statement, sort: Sequence[str]) -> Statement:
-    """Sort by the words of *sort*, "-" before one for descending; hosts without a value come last, names break ties."""
+    """Sort by the words of *sort*, "-" before one for descending; hosts without a value come last, names break ties.
+
+    Besides ``HOST_SORTS`` there is ``program:NAME``: by that program's verdict, worst first.
+    """
     for word in sort:
-        column = HOST_SORTS[word.removeprefix("-")]
+        column = _sort_column(word.removeprefix("-"))
         statement = statement.order_by((column.desc() if word.startswith("-") else column.asc()).nulls_last())
     return statement.order_by(HostRow.name)
 

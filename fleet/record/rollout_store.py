@@ -99,6 +99,11 @@ class RolloutStore(HostStore):
                 after=state, detail=reason or "",
             )  # fmt: skip
 
+    def set_leg(self, rollout_id: str, number: int) -> None:
+        """Note which leg of a rollout is under way."""
+        with self.writing() as session:
+            session.get_one(RolloutRow, rollout_id).leg = number
+
     def set_wave(self, rollout_id: str, number: int, *, detail: str = "", **columns: Any) -> None:
         """Change a wave; a change of its ``state`` is audited. ``gate`` may be a mapping."""
         with self.writing() as session:
@@ -176,9 +181,10 @@ class RolloutStore(HostStore):
                 )  # fmt: skip
             if state == "reverted":
                 self._restore(session, row, program, at)
-            token = row.revert_token if state.startswith("revert") else row.token
+            kind = "revert_token" if state.startswith("revert") else "token"
+            token = getattr(row, kind)
             if forget_token:
-                row.token = None
+                setattr(row, kind, None)
             add_audit(
                 session, at, SOMEBODY, "step", rollout_id=rollout_id, host=host, program=program, before=before,
                 after=state, token=token, detail=detail or "",
@@ -195,17 +201,32 @@ class RolloutStore(HostStore):
                 rollout_id=earlier.rollout_id, since=at,
             )  # fmt: skip
 
-    def retry_steps(self, rollout_id: str, wave: int, states: Iterable[str]) -> int:
-        """Put the steps of *wave* that are in *states* back to pending; returns how many. Unknown ones keep tokens."""
+    def move_steps(
+        self,
+        rollout_id: str,
+        states: Iterable[str],
+        state: str,
+        *,
+        wave: int | None = None,
+        detail: str | None = None,
+        kernel: tuple[str, str] | None = None,
+    ) -> int:
+        """Move the steps that are in *states* to *state*, each with its audit row; returns how many. Tokens stay.
+
+        *kernel* narrows them to one (kernel id, variant).
+        """
+        moved = update(StepRow).where(StepRow.rollout_id == rollout_id, StepRow.state.in_(tuple(states)))
+        if wave is not None:
+            moved = moved.where(StepRow.wave == wave)
+        if kernel is not None:
+            moved = moved.where(StepRow.kernel_id == kernel[0], StepRow.variant == kernel[1])
         with self.writing() as session:
-            hosts = session.execute(
-                update(StepRow)
-                .where(StepRow.rollout_id == rollout_id, StepRow.wave == wave, StepRow.state.in_(tuple(states)))
-                .values(state="pending", detail=None)
-                .returning(StepRow.host)
-            ).scalars().all()  # fmt: skip
+            hosts = session.execute(moved.values(state=state, detail=detail).returning(StepRow.host)).scalars().all()
             for host in sorted(hosts):
-                add_audit(session, self.now(), SOMEBODY, "step", rollout_id=rollout_id, host=host, after="pending")
+                add_audit(
+                    session, self.now(), SOMEBODY, "step", rollout_id=rollout_id, host=host, after=state,
+                    detail=detail or "",
+                )  # fmt: skip
             return len(hosts)
 
     def record_samples(self, samples: Iterable[SampleView]) -> None:

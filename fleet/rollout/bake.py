@@ -1,0 +1,110 @@
+"""Baking: looking at a wave's hosts again and again, keeping what they cost, and asking the gate in the end.
+
+The host's own watchdog stops what costs too much; here that is only noticed. Silence is a sample too.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from btf.fault import Fault
+from fleet.record.views import SampleView, StepView
+from fleet.rollout.gate import judge_wave
+from fleet.rollout.states import LIVE_STEPS
+from fleet.rollout.steps import Work
+from fleet.rollout.watch import missing_sample, observe, sample_of
+from inventory.connect.errors import Refused, Unreachable
+from probes.manifest import Budget
+
+_SLICE_S = 1.0  # a person's request waits no longer than this
+
+
+def look(work: Work, wave: int) -> dict[str, Any]:
+    """Look once at every live host of *wave* and keep the samples; returns what the next decision needs."""
+    live = work.record.steps(work.rollout_id, wave=wave, states=LIVE_STEPS)
+    with ThreadPoolExecutor(work.plan.settings.parallel, thread_name_prefix="look") as pool:
+        samples = list(pool.map(lambda step: _sample(work, step), live))
+    work.record.record_samples(samples)
+    tripped = [s for s in samples if s.tripped]
+    for sample in tripped:
+        reason = str(sample.document.get("reason") or "the host's watchdog stopped it")
+        work.record.finish_step(work.rollout_id, sample.host, "failed", detail=f"tripped: {reason}", forget_token=True)
+    silent = [s.host for s in samples if s.outcome == "unreachable"]
+    return {
+        "tripped": [s.host for s in tripped],
+        "enough": _enough(work, wave, silent),
+        "at": work.clock.now(),
+    }
+
+
+def rest(work: Work, wave: int) -> None:
+    """Wait until the next look, or until a person asks or the work is stopped."""
+    settings = work.plan.settings
+    bake_s = next(w.bake_s for w in work.plan.waves if w.number == wave)
+    interval = min((spec["budget"]["interval_s"] for spec in work.specs.values()), default=5.0)
+    until = work.clock.now() + max(0.2, min(interval, bake_s / (settings.samples + 1) or interval))
+    while (left := until - work.clock.now()) > 0 and not work.stop.is_set() and not work.watching():
+        work.clock.wait(work.stop, min(left, _SLICE_S))
+
+
+def _sample(work: Work, step: StepView) -> SampleView:
+    program, wave, at = work.plan.program, step.wave, work.clock.now()
+
+    def nothing(outcome: str, fault: Fault) -> SampleView:
+        return missing_sample(step.host, program, work.rollout_id, wave, at, outcome=outcome, detail=str(fault))
+
+    try:
+        with work.connect(work.host(step.host)) as executor:
+            status = executor.status(program)
+            _renew(work, step, executor, status)
+    except (Unreachable, Refused) as fault:
+        return nothing("unreachable", fault)
+    except Fault as fault:
+        return nothing("error", fault)
+    boot_id = (step.document or {}).get("boot_id")  # under which it was attached
+    return sample_of(
+        status, host=step.host, program=program, rollout_id=work.rollout_id, wave=wave, at=at, token=step.token,
+        boot_id=boot_id if isinstance(boot_id, str) else None,
+    )  # fmt: skip
+
+
+def _renew(work: Work, step: StepView, executor: Any, status: Any) -> None:
+    """Extend a lease that is past its half: a rollout that is watched is a rollout that is wanted."""
+    lease_s = work.specs[step.host]["lease_s"]
+    lease = observe(status, work.plan.program).entry.get("lease")
+    expires = lease.get("expires") if isinstance(lease, dict) else None
+    now = status.get("now")
+    if lease_s and isinstance(expires, int | float) and isinstance(now, int | float) and expires - now < lease_s / 2:
+        executor.renew(work.plan.program, lease_s)
+
+
+def _enough(work: Work, wave: int, silent: list[str]) -> bool:
+    """Whether every live host that answers gave as many measurements as the gate wants."""
+    counts: dict[str, int] = {}
+    since = work.record.rollout(work.rollout_id).waves[wave].baking_since
+    for sample in work.record.samples(work.rollout_id, wave=wave, since=since, limit=1_000_000):
+        if sample.outcome == "ok":
+            counts[sample.host] = counts.get(sample.host, 0) + 1
+    live = work.record.steps(work.rollout_id, wave=wave, states=LIVE_STEPS)
+    return all(counts.get(s.host, 0) >= work.plan.settings.samples for s in live if s.host not in silent)
+
+
+def judge(work: Work, wave: int) -> dict[str, Any]:
+    """Ask the gate about *wave*; returns its verdict as a document."""
+    steps = [s for s in work.record.steps(work.rollout_id, wave=wave) if s.state != "skipped"]
+    since = work.record.rollout(work.rollout_id).waves[wave].baking_since
+    samples = work.record.samples(work.rollout_id, wave=wave, since=since, limit=1_000_000)
+    if not steps:
+        return {"answer": "pass", "reason": "every host of the wave was skipped", "checks": [], "failed_kernels": []}
+    budget = next(iter(work.specs.values()))["budget"]
+    verdict = judge_wave(steps, samples, msgspec.convert(budget, Budget), work.plan.settings, canary=wave == 0)
+    return {
+        "answer": verdict.answer,
+        "reason": verdict.reason,
+        "checks": [asdict(c) for c in verdict.checks],
+        "failed_kernels": [list(k) for k in verdict.failed_kernels],
+    }

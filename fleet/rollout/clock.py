@@ -1,0 +1,31 @@
+"""The time a rollout lives by, so that tests own it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall-clock seconds since the epoch, and waiting that a stop ends early."""
+
+    def now(self) -> float:
+        """Return the time now."""
+        ...
+
+    def wait(self, stop: threading.Event, seconds: float) -> None:
+        """Wait *seconds*, or until *stop* is set."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        """Return the time now."""
+        return time.time()
+
+    def wait(self, stop: threading.Event, seconds: float) -> None:
+        """Wait *seconds*, or until *stop* is set."""
+        stop.wait(seconds)

@@ -1,0 +1,151 @@
+"""An executor over a connection: it runs the agent's zipapp on the host. Knows no rollout and keeps no state.
+
+The zipapp lies on the host under its own digest, so that a controller never runs an agent it did not build, and two
+controllers of different versions do not overwrite each other's. What a host answers is bounded and checked.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from btf.fault import printable
+from fleet.rollout.execute import AgentGarbled, AgentRefused, Document, Executor, ExecutorFactory, Spec
+from fleet.rollout.execute.artefacts import Artefacts
+from inventory.connect import Connection, open_connection
+from inventory.host import Host
+
+MAX_ANSWER = 4 * 1024 * 1024
+_CODE = re.compile(r"COR-[A-Z]{3}-\d{3}\Z")
+_NO_AGENT = 97  # our exit code for: the zipapp is not there yet
+
+
+@functools.cache
+def agent_zipapp() -> tuple[bytes, str]:
+    """Return the agent's zipapp and its SHA-256; built once."""
+    from probes.agent.zipapp import build_agent
+
+    data = build_agent()
+    return data, hashlib.sha256(data).hexdigest()
+
+
+class AgentExecutor:
+    """Runs the agent's verbs over one open connection."""
+
+    def __init__(self, host: Host, connection: Connection, artefacts: Artefacts, *, deadline_s: float) -> None:
+        self._host = host
+        self._connection = connection
+        self._artefacts = artefacts
+        self._deadline_s = deadline_s
+
+    def stage(self, spec: Spec) -> int:
+        """Bring the artefacts of *spec* that are missing; returns bytes sent."""
+        wanted = [*spec["files"].values(), *([spec["btf"]] if spec.get("btf") else [])]
+        missing = self._verb("missing", *wanted).get("missing")
+        if not isinstance(missing, list):
+            raise AgentGarbled(f"{self._host.name}: the agent does not say what is missing")
+        sent = 0
+        for digest in dict.fromkeys(wanted):  # of what the host names, only what was planned
+            if digest in missing:
+                packed = self._artefacts.packed(digest)
+                self._verb("stage", digest, stdin=packed)
+                sent += len(packed)
+        return sent
+
+    def check(self, spec: Spec) -> Document:
+        """Verify-load without attaching."""
+        return self._verb("check", "--spec", "-", stdin=_json(spec))
+
+    def apply(self, spec: Spec, token: int) -> Document:
+        """Make the host run *spec*."""
+        return self._verb("apply", "--spec", "-", "--token", str(token), stdin=_json(spec))
+
+    def confirm(self, program: str, token: int) -> Document:
+        """Cancel the revert timer."""
+        return self._verb("confirm", "--program", program, "--token", str(token))
+
+    def status(self, program: str | None = None) -> Document:
+        """Return the status document."""
+        return self._verb("status", *(("--program", program) if program else ()), timeout=60.0)
+
+    def renew(self, program: str, lease_s: float) -> Document:
+        """Extend a lease."""
+        return self._verb("renew", "--program", program, "--lease-s", f"{lease_s:g}")
+
+    def remove(self, program: str, token: int) -> Document:
+        """Undo everything of *program*."""
+        return self._verb("remove", "--program", program, "--token", str(token))
+
+    def _verb(self, verb: str, *arguments: str, stdin: bytes = b"", timeout: float | None = None) -> Document:
+        _, digest = agent_zipapp()
+        place = f"{self._host.state_dir}/agent/{digest}.pyz"
+        command = f"[ -f {shlex.quote(place)} ] || exit {_NO_AGENT}; exec python3 " + shlex.join(
+            [place, "--state", self._host.state_dir, verb, *arguments]
+        )
+        limit = timeout or self._deadline_s
+        done = self._connection.run(command, stdin=stdin, timeout=limit, limit=MAX_ANSWER)
+        if done.status == _NO_AGENT:
+            self._bring_agent(place)
+            done = self._connection.run(command, stdin=stdin, timeout=limit, limit=MAX_ANSWER)
+        return self._answer(verb, done.status, done.stdout, done.stderr)
+
+    def _bring_agent(self, place: str) -> None:
+        """Upload the zipapp beside its place, check its digest there, then put it in place: never half an agent."""
+        data, digest = agent_zipapp()
+        quoted, folder = shlex.quote(place), shlex.quote(place.rpartition("/")[0])
+        command = (
+            f"umask 077 && mkdir -p {folder} && d={quoted}.$$ && cat > $d && "
+            f"echo {digest}'  '$d | sha256sum -c - >/dev/null && mv $d {quoted} || {{ rm -f $d; exit 1; }}"
+        )
+        done = self._connection.run(command, stdin=data, timeout=self._deadline_s, limit=65536)
+        if done.status != 0:
+            said = done.stderr.decode(errors="replace")
+            raise AgentGarbled(f"{self._host.name}: the agent could not be put in place: {printable(said, 200)}")
+
+    def _answer(self, verb: str, status: int, stdout: bytes, stderr: bytes) -> Document:
+        try:
+            document = json.loads(stdout)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            said = (stderr or stdout).decode(errors="replace").strip() or "nothing"
+            raise AgentGarbled(f"{self._host.name}: agent {verb} ended with {status} and said {printable(said, 200)}")
+        if document.get("ok") is False:
+            code = document.get("code")
+            raise AgentRefused(
+                str(document.get("message", "no reason given")),
+                agent_code=code if isinstance(code, str) and _CODE.match(code) else "COR-AGT-099",
+                document=document,
+                remedy=str(document["remedy"]) if document.get("remedy") else None,
+            )
+        if status != 0:
+            raise AgentGarbled(f"{self._host.name}: agent {verb} ended with {status}")
+        return document
+
+
+def _json(spec: Mapping[str, Any]) -> bytes:
+    return json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()
+
+
+def agent_executors(
+    hosts: Mapping[str, Host],
+    artefacts: Artefacts,
+    *,
+    connect: Callable[..., Connection] = open_connection,
+    timeout_s: float = 10.0,
+    deadline_s: float = 600.0,
+) -> ExecutorFactory:
+    """Return a factory of executors, over SSH or locally; *hosts* holds jump hosts, *deadline_s* bounds one call."""
+
+    @contextmanager
+    def opened(host: Host) -> Iterator[Executor]:
+        with connect(host, hosts=hosts, timeout_s=timeout_s) as connection:
+            yield AgentExecutor(host, connection, artefacts, deadline_s=deadline_s)
+
+    return opened
