@@ -148,6 +148,24 @@ struct decoder {
 int decoder_open(struct decoder *decoder, const struct btf *btf, const char *name);
 void decode_record(const struct decoder *decoder, const void *data, size_t size);
 
+/* ---- hooks.c ---- */
+#define HOOK_KINDS 7
+
+struct hook {
+	int program, event; /* descriptors, or -1; tc has no event */
+};
+
+struct hook_kind {
+	const char *name;
+	int (*attach)(struct hook *hook); /* an empty program; 0 or -errno */
+	void (*hit)(void);
+};
+
+extern const struct hook_kind hook_kinds[HOOK_KINDS];
+int attach_raw_tracepoint(struct hook *hook);
+void hook_detach(struct hook *hook);
+void hit_getppid(void);
+
 /* ---- calibrate.c ---- */
 int verb_calibrate(const struct options *options);
 
