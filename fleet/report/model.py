@@ -1,0 +1,335 @@
+"""What the report says, as values: hosts grouped by what was decided and why, kernel by kernel.
+
+Pure; knows nothing of files or HTML. Every list has a stated order: most hosts first, then by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fleet.compatibility.choose import why
+from fleet.compatibility.unlock import Change, cheapest
+from fleet.compatibility.verdict import Assessment, Choice, Reason, Verdict
+from fleet.record.views import HostView, KernelView
+from inventory.facts import Answer, Facts
+from probes.manifest import LADDER
+
+VERDICTS = tuple(Verdict)
+GLYPHS = {
+    Verdict.FITS: "●",
+    Verdict.DEGRADED: "▲",
+    Verdict.BLOCKED: "■",
+    Verdict.REFUSED: "✕",
+    Verdict.UNKNOWN: "?",
+}
+MEANINGS = {
+    Verdict.FITS: "runs here in full",
+    Verdict.DEGRADED: "runs here, and what it does not give is named",
+    Verdict.BLOCKED: "the kernel could; something denies it or is missing, and an operator can change that",
+    Verdict.REFUSED: "this kernel or host cannot",
+    Verdict.UNKNOWN: "evidence is missing: only a canary may try",
+}
+EVIDENCE = (
+    ("claimed", "a version table says so"),
+    ("derived", "read from the kernel's BTF or configuration"),
+    ("probed", "the host was asked, and what denies was told from what lacks"),
+    ("proven", "this build was loaded on this kernel build in the lab"),
+    ("observed", "it runs on a host of this kernel build"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """A program as far as the report speaks of it."""
+
+    name: str
+    kind: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Everything the report is made from. ``facts`` by host, at least of one host for each way things were decided."""
+
+    generated_at: float
+    hosts: Sequence[HostView]
+    kernels: Sequence[KernelView]
+    programs: Sequence[ProgramInfo]
+    choices: Sequence[Choice]
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One part of a bar: *count* hosts of one verdict, from ``x`` for ``width``, in thousandths of the bar."""
+
+    verdict: Verdict
+    count: int
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What keeps a variant from simply fitting: one reason in full, and how many more have the same answer and cure."""
+
+    reason: Reason
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Hosts of one kernel for which everything was decided alike."""
+
+    letter: str
+    hosts: tuple[str, ...]
+    variant: str | None
+    verdict: Verdict
+    headline: str
+    lost: tuple[str, ...]
+    assessments: tuple[Assessment, ...]
+    not_tried: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A fact that is not the same for all groups: its value for each, in the groups' order."""
+
+    fact: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSection:
+    """One program on one kernel, or on the whole fleet."""
+
+    program: ProgramInfo
+    counts: Mapping[Verdict, int]
+    variants: Mapping[str, int]
+    segments: tuple[Segment, ...]
+    groups: tuple[Group, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """How many hosts were decided."""
+        return sum(self.counts.values())
+
+    @property
+    def running(self) -> int:
+        """How many hosts can run it."""
+        return self.counts.get(Verdict.FITS, 0) + self.counts.get(Verdict.DEGRADED, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPage:
+    """Everything said of one kernel build. ``page`` is its file name."""
+
+    kernel: KernelView
+    page: str
+    hosts: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    sections: tuple[ProgramSection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole report."""
+
+    generated_at: float
+    hosts: int
+    kernels: tuple[KernelPage, ...]
+    sections: tuple[ProgramSection, ...]
+    changes: tuple[Change, ...]
+    silent: tuple[HostView, ...]  # hosts whose last scan failed, and those never scanned
+    reach: Mapping[str, int]
+
+
+def make_report(survey: Survey) -> Report:
+    """Turn what is known of the fleet into what the pages say."""
+    by_kernel: dict[str, list[Choice]] = {}
+    for choice in survey.choices:
+        by_kernel.setdefault(choice.kernel_id, []).append(choice)
+    hosts_of: dict[str, list[str]] = {}
+    for host in survey.hosts:
+        if host.kernel_id:
+            hosts_of.setdefault(host.kernel_id, []).append(host.name)
+    kernels = sorted(survey.kernels, key=lambda k: (-k.hosts, natural(k.release), k.id))
+    pages = []
+    for kernel in kernels:
+        choices = by_kernel.get(kernel.id, [])
+        sections = tuple(
+            _section(p, [c for c in choices if c.program == p.name], survey.facts, detailed=True)
+            for p in survey.programs
+        )
+        hosts = tuple(sorted(hosts_of.get(kernel.id, ())))
+        seen = [survey.facts[h] for h in hosts if h in survey.facts]
+        pages.append(KernelPage(kernel, page_name(kernel), hosts, _kernel_facts(seen), sections))
+    return Report(
+        survey.generated_at,
+        len(survey.hosts),
+        tuple(pages),
+        tuple(_section(p, [c for c in survey.choices if c.program == p.name], {}) for p in survey.programs),
+        cheapest(survey.choices),
+        tuple(sorted((h for h in survey.hosts if h.reach != "reachable"), key=lambda h: (h.reach, h.name))),
+        dict(sorted(Counter(h.reach for h in survey.hosts).items())),
+    )
+
+
+def natural(release: str) -> list[tuple[int, str]]:
+    """Return a sort key by which 5.4 comes before 5.10."""
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", release) if p]
+
+
+def page_name(kernel: KernelView) -> str:
+    """Return the kernel page's file name: readable, safe, and different for every kernel build."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", kernel.release).strip("-.")[:60] or "kernel"
+    return f"{words}-{hashlib.sha256(kernel.id.encode()).hexdigest()[:8]}.html"
+
+
+def representatives(choices: Iterable[Choice]) -> set[str]:
+    """Return one host for each way things were decided on each kernel: whose facts the report wants to see."""
+    first: dict[tuple[Any, ...], str] = {}
+    for choice in choices:
+        first.setdefault((choice.program, choice.kernel_id, *_alike(choice)), choice.host)
+    return set(first.values())
+
+
+def _alike(choice: Choice) -> tuple[Any, ...]:
+    return choice.variant, choice.verdict, choice.assessments
+
+
+def _section(
+    program: ProgramInfo, choices: Sequence[Choice], facts: Mapping[str, Facts], *, detailed: bool = False
+) -> ProgramSection:
+    counted = Counter(c.verdict for c in choices)
+    counts = {v: counted[v] for v in VERDICTS if counted[v]}
+    variants = dict(sorted(Counter(c.variant for c in choices if c.variant).items()))
+    segments, x = [], 0.0
+    for verdict, count in counts.items():
+        width = 1000 * count / len(choices)
+        segments.append(Segment(verdict, count, x, width))
+        x += width
+    if not detailed:
+        return ProgramSection(program, counts, variants, tuple(segments))
+    groups = _groups(choices)
+    return ProgramSection(
+        program, counts, variants, tuple(segments), groups, _differences(groups, facts), cheapest(choices)
+    )
+
+
+def _groups(choices: Sequence[Choice]) -> tuple[Group, ...]:
+    alike: dict[tuple[Any, ...], list[Choice]] = {}
+    for choice in choices:
+        alike.setdefault(_alike(choice), []).append(choice)
+    rows = sorted(alike.values(), key=lambda cs: (VERDICTS.index(cs[0].verdict), -len(cs), cs[0].host))
+    groups = []
+    for number, row in enumerate(rows):
+        choice = row[0]
+        chosen = next((a for a in choice.assessments if a.variant == choice.variant), None)
+        tried = [a.variant for a in choice.assessments]
+        groups.append(
+            Group(
+                letter=_letter(number),
+                hosts=tuple(sorted(c.host for c in row)),
+                variant=choice.variant,
+                verdict=choice.verdict,
+                headline=_headline(choice),
+                lost=chosen.lost if chosen else (),
+                assessments=choice.assessments,
+                not_tried=_not_tried(tried, choice.variant),
+            )
+        )
+    return tuple(groups)
+
+
+def _letter(number: int) -> str:
+    return chr(ord("A") + number) if number < 26 else f"{number + 1}"
+
+
+def _not_tried(tried: Sequence[str], variant: str | None) -> tuple[str, ...]:
+    if variant is None or not tried:
+        return ()
+    return tuple(v for v in LADDER[LADDER.index(variant) + 1 :] if v not in tried)
+
+
+def _headline(choice: Choice) -> str:
+    """Say in one sentence what a host gets and why not something better."""
+    passed = [a for a in choice.assessments if a.variant != choice.variant]
+    because = f"{passed[0].variant} is {passed[0].verdict} — {why(passed[0])}" if passed else ""
+    if choice.variant is None:
+        return f"Nothing runs: {because}" if because else "Nothing runs"
+    words = f"The {choice.variant} build runs"
+    if choice.verdict is Verdict.UNKNOWN:
+        words = f"The {choice.variant} build might run: only a canary may try"
+    return f"{words}; {because}" if because else words
+
+
+def causes(assessment: Assessment) -> tuple[Cause, ...]:
+    """Return why *assessment* does not simply fit, in the order asked, each cause once."""
+    found: dict[tuple[Any, ...], list[Reason]] = {}
+    for reason in assessment.reasons:
+        if reason.answer is not Answer.YES:
+            same = reason.unlock or (reason.code if reason.answer is Answer.UNKNOWN else reason.detail)
+            found.setdefault((reason.answer, same, reason.requirement.optional), []).append(reason)
+    return tuple(Cause(reasons[0], len(reasons) - 1) for reasons in found.values())
+
+
+def _differences(groups: Sequence[Group], facts: Mapping[str, Facts]) -> tuple[Difference, ...]:
+    """Which facts behind the reasons are not the same for all groups: same kernel, other verdict."""
+    shown = [facts.get(g.hosts[0]) for g in groups]
+    if len(groups) < 2 or any(f is None for f in shown):
+        return ()
+    names = {r.source for g in groups for a in g.assessments for r in a.reasons if r.answer is not Answer.YES}
+    names |= {"seccomp.mode", "lockdown.mode", "lsm.active"}
+    rows = []
+    for name in sorted(names):
+        values = tuple(_shown(f, name) for f in shown if f is not None)
+        if len(set(values)) > 1:
+            rows.append(Difference(name, values))
+    return tuple(rows)
+
+
+def _shown(facts: Facts, name: str) -> str:
+    fact = facts.by_name.get(name)
+    if fact is None:
+        return "unknown"
+    if fact.answer is not Answer.YES:
+        return f"{fact.answer}{f' ({fact.errno})' if fact.errno else ''}"
+    value = fact.value
+    if isinstance(value, list):
+        return f"{len(value)} entries" if len(value) > 8 else ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return f"{value['size']:,} bytes" if isinstance(value.get("size"), int) else f"{len(value)} entries"
+    return "yes" if value is None else str(value)
+
+
+# What a reader wants to know of a kernel at a glance, in this order.
+_KERNEL_FACTS = (
+    ("btf.vmlinux", "BTF"),
+    ("bpf.syscall", "bpf()"),
+    ("lockdown.mode", "Lockdown"),
+    ("lsm.active", "Security modules"),
+    ("bpf.attach.kprobe", "Kprobes"),
+    ("bpf.attach.fentry", "fentry"),
+    ("bpf.map.ringbuf", "Ring buffer"),
+    ("cgroup.mode", "Cgroups"),
+    ("netfilter.backend", "Netfilter"),
+    ("system.cpus", "CPUs"),
+)
+
+
+def _kernel_facts(seen: Sequence[Facts]) -> tuple[tuple[str, str], ...]:
+    """Label and value; where hosts of one kernel differ, every value that occurs."""
+    rows = []
+    for name, label in _KERNEL_FACTS:
+        values = sorted({_shown(facts, name) for facts in seen if name in facts}, key=lambda v: (v != "yes", v))
+        if values:
+            rows.append((label, " · ".join(values)))
+    return tuple(rows)
