@@ -5,6 +5,7 @@ Records come from the table ``events`` or ``events_perf``, whichever the source 
 """
 
 import ctypes
+import os
 import platform
 import sys
 import time
@@ -93,9 +94,7 @@ def hold(spec: Spec, place: Place) -> int:
         _call(adapter, "bcc_setup", bpf, spec.config, scope, spec.tag)
         _open_events(bpf, channel)
         bodies = {name: function.fd for name, function in sorted(bpf.funcs.items())}
-        channel.say(
-            "ready", programs=[_program(name, fd, _hooks(name)) for name, fd in bodies.items()], maps=_maps(bpf)
-        )
+        channel.say("ready", programs=[_program(name, fd, _hooks(name)) for name, fd in bodies.items()], maps=_maps())
     except Exception as error:
         status = trouble(channel, "attach", error)
         _call(adapter, "bcc_cleanup", spec.config, scope, spec.tag)
@@ -149,7 +148,7 @@ def _stream(bpf: Any, bodies: Mapping[bytes, int], channel: Channel) -> None:
             poll(_POLL_MS)
         for words in channel.orders():
             if words == ["sample"]:
-                channel.say("sample", at_ns=int(time.monotonic() * 1e9), maps=_maps(bpf), programs=_counts(bodies))
+                channel.say("sample", at_ns=int(time.monotonic() * 1e9), maps=_maps(), programs=_counts(bodies))
             elif words == ["stats", "on"]:
                 stats += _enable_stats() if not stats else []
             elif words == ["stats", "off"]:
@@ -205,12 +204,17 @@ def _counts(bodies: Mapping[bytes, int]) -> List[Dict[str, Any]]:
     return rows
 
 
-def _maps(bpf: Any) -> List[Dict[str, Any]]:
-    rows = []
-    for name, table in sorted(bpf.tables.items()):
-        info = _fdinfo(table.map_fd)
-        rows.append({"name": name.decode(), "memory_bytes": int(info.get("memlock", 0))})
-    return rows
+def _maps() -> List[Dict[str, Any]]:
+    """Return every map this process holds, by the kernel: BCC names only those that were used."""
+    memory: Dict[str, int] = {}
+    for name in os.listdir("/proc/self/fdinfo"):
+        try:
+            info = _fdinfo(int(name))
+        except OSError:
+            continue  # the descriptor of this very listing
+        if "map_id" in info:
+            memory[info["map_id"]] = int(info.get("memlock", 0))
+    return [{"name": "map %s" % number, "memory_bytes": size} for number, size in sorted(memory.items())]
 
 
 def _entries(table: Any) -> List[Any]:
@@ -235,8 +239,6 @@ def _enable_stats() -> List[int]:
 
 
 def _close(descriptor: int) -> None:
-    import os
-
     try:
         os.close(descriptor)
     except OSError as error:
