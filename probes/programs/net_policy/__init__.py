@@ -1,0 +1,1 @@
+"""net-policy: see README.md."""
