@@ -211,7 +211,8 @@ void tc_release(struct held *held)
 
 		if (!query(filter, &id) && id == filter->id)
 			drop(filter);
-		if (filter->made_clsact || (pin && mark_clsact(pin, filter->interface, false) > 0))
+		if (filter->made_clsact ||
+		    (pin && !has_filters(filter->ifindex) && mark_clsact(pin, filter->interface, false) > 0))
 			drop_clsact(filter, pin);
 	}
 }
@@ -236,7 +237,8 @@ int tc_remove(const char *text, const char *pin)
 	if (fd >= 0)
 		close(fd);
 	error = ours ? drop(&filter) : 0;
-	if (!error && pin && mark_clsact(pin, filter.interface, false) > 0)
+	/* The note that the qdisc is ours must outlive our first filter there. */
+	if (!error && pin && !has_filters(filter.ifindex) && mark_clsact(pin, filter.interface, false) > 0)
 		drop_clsact(&filter, NULL);
 	return error ? error : ours;
 }
