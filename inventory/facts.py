@@ -142,7 +142,7 @@ def _one(name: str, body: Any) -> Fact:
     if not isinstance(body, dict):
         raise FactsMalformed(f"fact {name!r} is not an object")
     try:
-        answer = Answer(body.get("answer"))
+        answer = Answer(str(body.get("answer")))
     except ValueError:
         raise FactsMalformed(f"fact {name!r} has no valid answer") from None
     text = {k: body[k] for k in ("source", "raw", "errno") if body.get(k) is not None}

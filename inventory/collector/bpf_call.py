@@ -9,6 +9,7 @@ import platform
 import re
 import struct
 import sys
+from typing import Any, List, Optional, Tuple
 
 from inventory.collector.document import read_text
 
@@ -31,24 +32,24 @@ _NUMBERS = {
 _LOG_SIZE = 65536
 
 
-class NoNumbers(Exception):
+class NoNumbersError(Exception):
     """This machine's system call numbers are not known here."""
 
 
-class Kernel(object):
+class Kernel:
     """The running kernel, asked through raw system calls. Every answer is (descriptor or result, errno, log)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         key = (platform.machine(), struct.calcsize("P") * 8)
         if key not in _NUMBERS:
-            raise NoNumbers("no system call numbers for %s with %d bits" % key)
+            raise NoNumbersError("no system call numbers for %s with %d bits" % key)
         self._bpf, self._perf = _NUMBERS[key]
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._log = ctypes.create_string_buffer(_LOG_SIZE)
         self._license = ctypes.create_string_buffer(b"GPL")
         self.version = 0  # what kernels before 5.0 want a kprobe program to be made for
 
-    def bpf(self, command, argument):
+    def bpf(self, command: int, argument: Any) -> Tuple[int, int]:
         """Call bpf(); returns (result, errno)."""
         if not isinstance(argument, ctypes.Array):
             argument = ctypes.create_string_buffer(argument, len(argument))
@@ -58,7 +59,16 @@ class Kernel(object):
         )
         return result, ctypes.get_errno() if result < 0 else 0
 
-    def load(self, kind, code, expected=0, flags=0, btf_id=0, name=b"", log=True):
+    def load(
+        self,
+        kind: int,
+        code: bytes,
+        expected: int = 0,
+        flags: int = 0,
+        btf_id: int = 0,
+        name: bytes = b"",
+        log: bool = True,
+    ) -> Tuple[int, int, str]:
         """Load a program; returns (descriptor, errno, verifier log). GPL, so that a licence is never the reason."""
         buffer = ctypes.create_string_buffer(code, len(code))
         self._log[0] = b"\0"
@@ -89,7 +99,18 @@ class Kernel(object):
         result, error = self.bpf(PROG_LOAD, argument)
         return result, error, self._log.value.decode("ascii", "replace") if log else ""
 
-    def create_map(self, kind, key, value, entries, flags=0, btf=(0, 0, 0), inner=0, vmlinux_type=0, extra=0):
+    def create_map(
+        self,
+        kind: int,
+        key: int,
+        value: int,
+        entries: int,
+        flags: int = 0,
+        btf: Tuple[int, int, int] = (0, 0, 0),
+        inner: int = 0,
+        vmlinux_type: int = 0,
+        extra: int = 0,
+    ) -> Tuple[int, int]:
         """Create a map; *btf* is (descriptor, key type, value type). Returns (descriptor, errno)."""
         argument = struct.pack(
             "=IIIIIII16sIIIIIQ",
@@ -110,30 +131,32 @@ class Kernel(object):
         )
         return self.bpf(MAP_CREATE, argument)
 
-    def update(self, descriptor, key, value):
+    def update(self, descriptor: int, key: bytes, value: bytes) -> Tuple[int, int]:
         """Set one element of a map; returns (result, errno)."""
         held = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
         return self.bpf(
             MAP_UPDATE, struct.pack("=IxxxxQQQ", descriptor, ctypes.addressof(held[0]), ctypes.addressof(held[1]), 0)
         )
 
-    def link(self, program, target, kind, flags=0):
+    def link(self, program: int, target: int, kind: int, flags: int = 0) -> Tuple[int, int]:
         """Create a BPF link; returns (descriptor, errno)."""
         return self.bpf(LINK_CREATE, struct.pack("=IIIIQQ", program, target, kind, flags, 0, 0))
 
-    def raw_tracepoint(self, program, name):
-        """Attach to a raw tracepoint; no *name* means the one the program was loaded for. Returns (descriptor, errno)."""
+    def raw_tracepoint(self, program: int, name: bytes) -> Tuple[int, int]:
+        """Attach to a raw tracepoint, without *name* to what the program is for. Returns (descriptor, errno)."""
         held = ctypes.create_string_buffer(name) if name else None
         return self.bpf(RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", ctypes.addressof(held) if held else 0, program))
 
-    def link_type(self, descriptor):
+    def link_type(self, descriptor: int) -> Optional[int]:
         """Return the type number of a link, or None when *descriptor* is not one."""
         info = ctypes.create_string_buffer(64)
         argument = struct.pack("=IIQ", descriptor, len(info), ctypes.addressof(info))
         result, _ = self.bpf(INFO_BY_FD, argument)
         return struct.unpack_from("=I", info.raw)[0] if result == 0 else None
 
-    def perf_event(self, kind, config, first=0, second=0, period=0, cpu=-1):
+    def perf_event(
+        self, kind: int, config: int, first: int = 0, second: int = 0, period: int = 0, cpu: int = -1
+    ) -> Tuple[int, int]:
         """Open a perf event on this process; *first* and *second* are config1 and config2. Returns (fd, errno)."""
         disabled = 1 if sys.byteorder == "little" else 1 << 63  # the first of a row of bit fields
         argument = struct.pack("=IIQQQQQIIQQ", kind, 80, config, period, 0, 0, disabled, 0, 0, first, second)
@@ -144,42 +167,42 @@ class Kernel(object):
         )
         return result, ctypes.get_errno() if result < 0 else 0
 
-    def ioctl(self, descriptor, request, value):
+    def ioctl(self, descriptor: int, request: int, value: int) -> Tuple[int, int]:
         """Call ioctl() with an integer; returns (result, errno)."""
         ctypes.set_errno(0)
         result = self._libc.ioctl(ctypes.c_int(descriptor), ctypes.c_ulong(request), ctypes.c_ulong(value))
         return result, ctypes.get_errno() if result < 0 else 0
 
-    def new_network(self):
+    def new_network(self) -> Tuple[int, int]:
         """Move this process into a network namespace of its own; returns (result, errno)."""
         ctypes.set_errno(0)
         result = self._libc.unshare(0x40000000)
         return result, ctypes.get_errno() if result < 0 else 0
 
 
-def close(descriptor):
+def close(descriptor: int) -> None:
     """Close a descriptor that was opened."""
     if descriptor >= 0:
         os.close(descriptor)
 
 
-def insn(code, destination=0, source=0, offset=0, immediate=0):
+def insn(code: int, destination: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
     """Return one BPF instruction."""
     registers = destination | source << 4 if sys.byteorder == "little" else source | destination << 4
     return struct.pack("=BBhi", code, registers, offset, immediate)
 
 
-def returns(value):
+def returns(value: int) -> bytes:
     """Return the two instructions of a program that returns *value*."""
     return insn(0xB7, immediate=value) + insn(0x95)
 
 
-def calls(helper):
+def calls(helper: int) -> bytes:
     """Return a program whose only work is to call *helper* with whatever the registers hold."""
     return insn(0x85, immediate=helper) + returns(0)
 
 
-def kernel_versions():
+def kernel_versions() -> List[int]:
     """Return the candidates for LINUX_VERSION_CODE, since ``uname -r`` of distributions misleads, best first."""
     found = []
     for path, pattern in (
@@ -193,7 +216,7 @@ def kernel_versions():
             continue
         if match:
             major, minor, patch = (int(part or 0) for part in match.groups())
-            # Since Linux commit 9b82f13e7ef3 ("kbuild: clamp SUBLEVEL to 255") (v5.12), and in the stable series before.
+            # A patch level above 255 does not fit and is clamped: 4.19.221 and later say 255.
             for level in (min(patch, 255), 255):
                 code = major << 16 | minor << 8 | level
                 if code not in found:

@@ -1,4 +1,4 @@
-"""Run all questions to ``bpf()`` in a child process and add their answers: a probe that dies or hangs costs its facts only.
+"""Ask ``bpf()`` everything in a child process and add the answers: a probe that dies or hangs costs its facts only.
 
 A run whose controls fail is not believed; a ``bpf()`` that is denied makes everything ``blocked``, never ``no``.
 """
@@ -11,6 +11,7 @@ import select
 import signal
 import struct
 import time
+from typing import Any, Dict, Optional, Set
 
 from inventory.collector import bpf_attach, bpf_call, bpf_probe, bpf_tables, btf_names
 from inventory.collector.document import BLOCKED, NO, UNKNOWN, YES, Report, errno_name, read_bytes
@@ -22,7 +23,7 @@ _WANTED = (
 )
 
 
-def collect(report, tracefs, timeout):
+def collect(report: Report, tracefs: Optional[str], timeout: float) -> None:
     """Add ``bpf.*``; *tracefs* is its folder or None, *timeout* in seconds ends the child."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -42,7 +43,7 @@ def collect(report, tracefs, timeout):
             report.unknown(name, "bpf", raw)
 
 
-def _gather(report, reader, deadline):
+def _gather(report: Report, reader: int, deadline: float) -> bool:
     """Take facts line by line, so that those of a child that dies are not lost; returns whether the child ended."""
     pending = b""
     while True:
@@ -56,7 +57,7 @@ def _gather(report, reader, deadline):
             report.facts.update(json.loads(line.decode("ascii")))
 
 
-def _child(writer, known, tracefs):
+def _child(writer: int, known: Report, tracefs: Optional[str]) -> None:
     """Probe and write facts; never returns."""
     try:
         report = Told(writer, known)
@@ -70,29 +71,29 @@ def _child(writer, known, tracefs):
 class Told(Report):
     """A report that hands every part on as soon as it is complete. Facts of *known* can be read, not changed."""
 
-    def __init__(self, writer, known):
+    def __init__(self, writer: int, known: Report) -> None:
         Report.__init__(self)
         self._writer = writer
         self._known = known
-        self._sent = set()
+        self._sent: Set[str] = set()
 
-    def fact(self, name):
+    def fact(self, name: str) -> Dict[str, Any]:
         """Return a fact of this report, or of the one before."""
         return Report.fact(self, name) or self._known.fact(name)
 
-    def tell(self):
+    def tell(self) -> None:
         """Write what was added since the last time."""
-        new = dict((name, fact) for name, fact in self.facts.items() if name not in self._sent)
+        new = {name: fact for name, fact in self.facts.items() if name not in self._sent}
         self._sent.update(new)
         data = json.dumps(new).encode("ascii") + b"\n"
         while data:
             data = data[os.write(self._writer, data) :]
 
 
-def _ask(report, tracefs):
+def _ask(report: Told, tracefs: Optional[str]) -> None:
     try:
         kernel = bpf_call.Kernel()
-    except bpf_call.NoNumbers as error:
+    except bpf_call.NoNumbersError as error:
         _all(report, UNKNOWN, str(error), 0)
         return
     _raise_memlock()
@@ -123,15 +124,15 @@ def _ask(report, tracefs):
     report.tell()
 
 
-def _all(report, answer, raw, error, source="bpf"):
+def _all(report: Told, answer: str, raw: str, error: int, source: str = "bpf") -> None:
     """Give every ``bpf.*`` fact the same answer."""
     for name in bpf_tables.names():
         report.add(name, answer, None, source, raw, error)
     report.tell()
 
 
-def _raise_memlock():
-    """Before 5.11 maps count against the memory lock limit, whose EPERM looks like a denial. Only this process is meant."""
+def _raise_memlock() -> None:
+    """Lift the memory lock limit of this process: before 5.11 maps count against it, with an EPERM like a denial's."""
     unlimited = resource.RLIM_INFINITY
     for limits in ((unlimited, unlimited), (resource.getrlimit(resource.RLIMIT_MEMLOCK)[1],) * 2):
         try:
@@ -141,7 +142,7 @@ def _raise_memlock():
             continue
 
 
-def _syscall(report, kernel):
+def _syscall(report: Told, kernel: bpf_call.Kernel) -> bool:
     """Add ``bpf.syscall`` and return whether there is anything to probe."""
     descriptor, error = kernel.create_map(2, 4, 4, 1)
     bpf_call.close(descriptor)
@@ -166,7 +167,7 @@ def _syscall(report, kernel):
     return False
 
 
-def _kprobe_version(kernel):
+def _kprobe_version(kernel: bpf_call.Kernel) -> None:
     """Before 5.0 a kprobe program must be made for exactly this kernel: find which version it thinks it is."""
     for version in [0] + bpf_call.kernel_versions():
         kernel.version = version
@@ -177,9 +178,9 @@ def _kprobe_version(kernel):
     kernel.version = 0
 
 
-def _own_cgroup(report):
+def _own_cgroup(report: Report) -> Optional[str]:
     """Return the folder of our own cgroup in the second hierarchy, or None."""
-    root = report.value("cgroup.v2_path")
+    root: Optional[str] = report.value("cgroup.v2_path")
     if not root:
         return None
     try:
@@ -191,7 +192,7 @@ def _own_cgroup(report):
     return root
 
 
-def _btf_ids():
+def _btf_ids() -> Optional[Dict[str, int]]:
     try:
         return btf_names.find_ids(read_bytes("/sys/kernel/btf/vmlinux", 64 * 1024 * 1024), _WANTED)
     except (OSError, struct.error):

@@ -7,11 +7,15 @@ control wrongly is not believed at all.
 import ctypes
 import errno
 import struct
+from typing import Callable, List, Optional, Tuple
 
 from inventory.collector import bpf_call, bpf_tables
 from inventory.collector.bpf_call import close, insn, returns
-from inventory.collector.document import BLOCKED, NO, UNKNOWN, YES
+from inventory.collector.bpf_tables import MapType, ProgramType
+from inventory.collector.document import BLOCKED, NO, UNKNOWN, YES, Report
 
+Seen = Tuple[str, int, str]  # answer, errno, what the log said
+Feature = Callable[[bpf_call.Kernel], Tuple[int, str]]
 _NONSENSE = 9999
 _UNKNOWN_HELPER = (
     "invalid func unknown#",
@@ -25,99 +29,96 @@ _DENIED = (errno.EPERM, errno.EACCES)
 _READS_KERNEL = frozenset(["probe_read", "probe_read_str", "probe_read_kernel", "probe_read_kernel_str"])
 
 
-class Probe(object):
+class Probe:
     """The running kernel as a set of questions; each answer goes into *report* with its errno and the log's text."""
 
-    def __init__(self, kernel, report):
+    def __init__(self, kernel: bpf_call.Kernel, report: Report) -> None:
         self.kernel = kernel
         self.report = report
 
-    def program_type(self, number, expected=0, flags=0, btf_id=0, also=None):
-        """Load the smallest program; returns (answer, errno, text)."""
-        descriptor, error, log = self.kernel.load(number, returns(0), expected, flags, btf_id)
-        close(descriptor)
+    def program_type(self, kind: ProgramType) -> Seen:
+        """Load the smallest program of a type."""
+        descriptor, error, log = self._load(kind, returns(0))
         text = log.strip().splitlines()[0] if error and log.strip() else ""
-        if descriptor >= 0 or (also and error == also[0] and also[1] in log):
+        if descriptor >= 0 or (kind.also and error == kind.also[0] and kind.also[1] in log):
             return YES, error, text
         if error in (errno.EINVAL, errno.E2BIG):
             return NO, error, text
         # A refusal with a log comes from the verifier, which was reached: not what was asked here.
         return (BLOCKED if error in _DENIED and not text else UNKNOWN), error, text
 
-    def map_type(self, number, how, also=None):
-        """Create the smallest map; returns (answer, errno, text)."""
-        shape = {"key": 4, "value": 4, "entries": 1}
-        shape.update(how)
-        descriptor, error = self.kernel.create_map(number, **shape)
+    def map_type(self, kind: MapType) -> Seen:
+        """Create the smallest map of a type."""
+        descriptor, error = self.kernel.create_map(
+            kind.number, kind.key, kind.value, kind.entries, kind.flags, kind.btf, kind.inner, kind.vmlinux_type
+        )
         close(descriptor)
-        if descriptor >= 0 or error == also:
+        if descriptor >= 0 or error == kind.also:
             return YES, error, ""
         if error in (errno.EINVAL, errno.E2BIG):
             return NO, error, ""
         return (BLOCKED if error in _DENIED else UNKNOWN), error, ""
 
-    def helper(self, program_type, number):
-        """Load a lone call; the verifier's complaint tells whether it knows the helper. Returns (answer, errno, text)."""
-        descriptor, error, log = self.kernel.load(program_type, bpf_call.calls(number), *self._how(program_type))
-        close(descriptor)
-        text = next((line for line in reversed(log.splitlines()) if line and not line.startswith("processed ")), "")
+    def helper(self, kind: ProgramType, number: int) -> Seen:
+        """Load a lone call; the verifier's complaint tells whether it knows the helper in this type."""
+        descriptor, error, log = self._load(kind, bpf_call.calls(number))
+        lines = [line for line in log.splitlines() if line and not line.startswith("processed ")]
+        text = lines[-1] if lines else ""
         if descriptor >= 0 or (error == errno.EACCES and text):
             return YES, error, ""
         if _KNOWN_HELPER in log:
             return YES, error, text
-        if any(sign in log for sign in _UNKNOWN_HELPER):
-            return NO, error, next(line for line in log.splitlines() if any(sign in line for sign in _UNKNOWN_HELPER))
-        if error in _DENIED:
-            return BLOCKED, error, text
-        return UNKNOWN, error, text
+        for line in lines:
+            if any(sign in line for sign in _UNKNOWN_HELPER):
+                return NO, error, line
+        return (BLOCKED if error in _DENIED else UNKNOWN), error, text
 
-    @staticmethod
-    def _how(program_type):
-        for number, expected, flags, btf_id, _ in bpf_tables.PROGRAM_TYPES.values():
-            if number == program_type:
-                return expected, flags, btf_id
-        return ()
+    def _load(self, kind: ProgramType, code: bytes) -> Tuple[int, int, str]:
+        descriptor, error, log = self.kernel.load(kind.number, code, kind.expected, kind.flags, kind.btf_id)
+        close(descriptor)
+        return descriptor, error, log
 
-    def controls(self):
+    def controls(self) -> List[str]:
         """Ask what must be yes and what must be no; returns the failed controls, empty when the probe is sound."""
-        kprobe = bpf_tables.PROGRAM_TYPES["kprobe"][0]
+        kprobe = bpf_tables.PROGRAM_TYPES["kprobe"]
         wanted_no = {
             "helper 9999": self.helper(kprobe, _NONSENSE),
             "helper redirect_peer in kprobe": self.helper(kprobe, bpf_tables.HELPERS.index("redirect_peer")),
-            "map type 9999": self.map_type(_NONSENSE, {}),
-            "program type 9999": self.program_type(_NONSENSE),
+            "map type 9999": self.map_type(MapType(_NONSENSE)),
+            "program type 9999": self.program_type(ProgramType(_NONSENSE)),
         }
         failed = ["%s: %s" % (name, seen[0]) for name, seen in sorted(wanted_no.items()) if seen[0] == YES]
-        if self.map_type(2, {})[0] != YES:
+        if self.map_type(bpf_tables.MAP_TYPES["array"])[0] != YES:
             failed.append("map type array: not yes")
         # RHEL 7 registers no socket filter, so one of three must load.
-        if all(self.program_type(number)[0] != YES for number in (1, 2, 5)):
-            failed.append("no program type of socket_filter, kprobe, tracepoint loads")
+        basic = ("socket_filter", "kprobe", "tracepoint")
+        if all(self.program_type(bpf_tables.PROGRAM_TYPES[name])[0] != YES for name in basic):
+            failed.append("no program type of %s loads" % ", ".join(basic))
         return failed
 
-    def types(self):
+    def types(self) -> None:
         """Add ``bpf.prog.*`` and ``bpf.map.*``."""
-        for name, (number, expected, flags, btf_id, also) in sorted(bpf_tables.PROGRAM_TYPES.items()):
-            self._add("bpf.prog." + name, "BPF_PROG_LOAD", self.program_type(number, expected, flags, btf_id, also))
-        for name, (number, how, also) in sorted(bpf_tables.MAP_TYPES.items()):
-            self._add("bpf.map." + name, "BPF_MAP_CREATE", self.map_type(number, how, also))
+        for name, program in sorted(bpf_tables.PROGRAM_TYPES.items()):
+            self._add("bpf.prog." + name, "BPF_PROG_LOAD", self.program_type(program))
+        for name, kind in sorted(bpf_tables.MAP_TYPES.items()):
+            self._add("bpf.map." + name, "BPF_MAP_CREATE", self.map_type(kind))
 
-    def helpers(self, lockdown):
-        """Add ``bpf.helper.*``; in a program type that does not load, nothing can be told but what holds for the type."""
+    def helpers(self, lockdown: Optional[str]) -> None:
+        """Add ``bpf.helper.*``; of a program type that does not load, only what holds for the type can be told."""
         for kind, names in sorted(bpf_tables.HELPERS_OF.items()):
             loads = self.report.facts["bpf.prog." + kind]["answer"]
-            number = bpf_tables.PROGRAM_TYPES[kind][0]
+            program = bpf_tables.PROGRAM_TYPES[kind]
             for name in names.split():
                 fact = "bpf.helper.%s.%s" % (kind, name)
                 if loads != YES:
                     self.report.add(fact, loads, None, "bpf.prog." + kind, "programs of this type do not load")
                     continue
-                answer, error, text = self.helper(number, bpf_tables.HELPERS.index(name))
+                answer, error, text = self.helper(program, bpf_tables.HELPERS.index(name))
                 if answer == NO and name in _READS_KERNEL and lockdown == "confidentiality":
                     answer = BLOCKED
                 self._add(fact, "BPF_PROG_LOAD", (answer, error, text))
 
-    def features(self):
+    def features(self) -> None:
         """Add ``bpf.feature.*``."""
         for name in bpf_tables.FEATURES:
             error, source = _FEATURES[name](self.kernel)
@@ -129,13 +130,13 @@ class Probe(object):
                 answer = BLOCKED if error in _DENIED else UNKNOWN
             self._add("bpf.feature." + name, source, (answer, error, ""))
 
-    def _add(self, name, source, seen):
+    def _add(self, name: str, source: str, seen: Seen) -> None:
         answer, error, text = seen
         self.report.add(name, answer, None, source, text or None, error)
 
 
-def _loads(code, name=b"", log=False):
-    def feature(kernel):
+def _loads(code: bytes, name: bytes = b"", log: bool = False) -> Feature:
+    def feature(kernel: bpf_call.Kernel) -> Tuple[int, str]:
         descriptor, error, _ = kernel.load(1, code, name=name, log=log)
         if error:  # RHEL 7 has no socket filters
             descriptor, error, _ = kernel.load(5, code, name=name, log=log)
@@ -146,8 +147,8 @@ def _loads(code, name=b"", log=False):
     return feature
 
 
-def _map_feature(flags, then=None):
-    def feature(kernel):
+def _map_feature(flags: int, then: Optional[Callable[[bpf_call.Kernel, int], int]] = None) -> Feature:
+    def feature(kernel: bpf_call.Kernel) -> Tuple[int, str]:
         descriptor, error = kernel.create_map(2, 4, 4, 1, flags)
         if not error and then:
             error = then(kernel, descriptor)
@@ -157,7 +158,7 @@ def _map_feature(flags, then=None):
     return feature
 
 
-def _global_data(kernel, descriptor):
+def _global_data(kernel: bpf_call.Kernel, descriptor: int) -> int:
     """Load a program that takes the address of a map's value, as every use of ``.rodata`` does."""
     wide = insn(0x18, 1, 2, 0, descriptor) + insn(0, 0, 0, 0, 0)  # BPF_PSEUDO_MAP_VALUE
     program, error, _ = kernel.load(1, wide + returns(0), log=False)
@@ -165,24 +166,24 @@ def _global_data(kernel, descriptor):
     return error
 
 
-def _freeze(kernel, descriptor):
+def _freeze(kernel: bpf_call.Kernel, descriptor: int) -> int:
     return kernel.bpf(bpf_call.MAP_FREEZE, struct.pack("=I", descriptor))[1]
 
 
-def _batch(kernel, descriptor):
+def _batch(kernel: bpf_call.Kernel, descriptor: int) -> int:
     held = [ctypes.create_string_buffer(8) for _ in range(3)]
     out, keys, values = (ctypes.addressof(buffer) for buffer in held)
     error = kernel.bpf(bpf_call.LOOKUP_BATCH, struct.pack("=QQQQIIQQ", 0, out, keys, values, 1, descriptor, 0, 0))[1]
     return 0 if error == errno.ENOENT else error  # the end of the map was reached
 
 
-def _stats(kernel):
+def _stats(kernel: bpf_call.Kernel) -> Tuple[int, str]:
     descriptor, error = kernel.bpf(bpf_call.ENABLE_STATS, struct.pack("=I", 0))
     close(descriptor)
     return error, "BPF_ENABLE_STATS"
 
 
-def _btf_load(kernel):
+def _btf_load(kernel: bpf_call.Kernel) -> Tuple[int, str]:
     strings = b"\0int\0"
     types = struct.pack("=IIII", 1, 1 << 24, 4, 32 | 1 << 24)  # one signed int
     data = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings

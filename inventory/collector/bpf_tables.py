@@ -5,91 +5,128 @@ Names are the kernel's own without prefix, in lower case; numbers are ABI and ne
 
 import errno
 import os
+from typing import List, NamedTuple, Optional, Tuple
 
-_PAGE = os.sysconf("SC_PAGESIZE")
 _TARGET = "attach_btf_id 1 is not a "  # what the verifier says when the type is known and its target is nonsense
 SLEEPABLE = 1 << 4
 NO_PREALLOC, MMAPABLE, RDONLY_PROG = 1, 1 << 10, 1 << 7
 ENOTSUPP = 524
 
-# name: (number, expected attach type, flags, attach_btf_id, (errno, part of the log) that also means yes)
+
+class ProgramType(NamedTuple):
+    """How the smallest program of a type is loaded; *also* is an (errno, part of the log) that means yes as well."""
+
+    number: int
+    expected: int = 0
+    flags: int = 0
+    btf_id: int = 0
+    also: Optional[Tuple[int, str]] = None
+
+
+class MapType(NamedTuple):
+    """How the smallest valid map of a type is created; *also* is an errno that means yes as well."""
+
+    number: int
+    key: int = 4
+    value: int = 4
+    entries: int = 1
+    flags: int = 0
+    btf: Tuple[int, int, int] = (0, 0, 0)
+    inner: int = 0
+    vmlinux_type: int = 0
+    also: Optional[int] = None
+
+
 PROGRAM_TYPES = {
-    "socket_filter": (1, 0, 0, 0, None),
-    "kprobe": (2, 0, 0, 0, None),
-    "sched_cls": (3, 0, 0, 0, None),
-    "sched_act": (4, 0, 0, 0, None),
-    "tracepoint": (5, 0, 0, 0, None),
-    "xdp": (6, 0, 0, 0, None),
-    "perf_event": (7, 0, 0, 0, None),
-    "cgroup_skb": (8, 0, 0, 0, None),
-    "cgroup_sock": (9, 0, 0, 0, None),
-    "lwt_in": (10, 0, 0, 0, None),
-    "lwt_out": (11, 0, 0, 0, None),
-    "lwt_xmit": (12, 0, 0, 0, None),
-    "sock_ops": (13, 0, 0, 0, None),
-    "sk_skb": (14, 0, 0, 0, None),
-    "cgroup_device": (15, 0, 0, 0, None),
-    "sk_msg": (16, 0, 0, 0, None),
-    "raw_tracepoint": (17, 0, 0, 0, None),
-    "cgroup_sock_addr": (18, 10, 0, 0, None),  # BPF_CGROUP_INET4_CONNECT
-    "lwt_seg6local": (19, 0, 0, 0, None),
-    "lirc_mode2": (20, 16, 0, 0, None),
-    "sk_reuseport": (21, 0, 0, 0, None),
-    "flow_dissector": (22, 0, 0, 0, None),
-    "cgroup_sysctl": (23, 0, 0, 0, None),
-    "raw_tracepoint_writable": (24, 0, 0, 0, None),
-    "cgroup_sockopt": (25, 21, 0, 0, None),  # BPF_CGROUP_GETSOCKOPT
-    "tracing": (26, 23, 0, 1, (errno.EINVAL, _TARGET)),  # as tp_btf, which some hosts allow where they deny fentry
-    "struct_ops": (27, 0, 0, 1, (ENOTSUPP, "")),
-    "ext": (28, 0, 0, 1, (errno.EINVAL, "Cannot replace kernel functions")),
-    "lsm": (29, 27, 0, 1, (errno.EINVAL, _TARGET)),
-    "sk_lookup": (30, 36, 0, 0, None),
-    "syscall": (31, 0, SLEEPABLE, 0, None),
-    "netfilter": (32, 45, 0, 0, None),
+    "socket_filter": ProgramType(1),
+    "kprobe": ProgramType(2),
+    "sched_cls": ProgramType(3),
+    "sched_act": ProgramType(4),
+    "tracepoint": ProgramType(5),
+    "xdp": ProgramType(6),
+    "perf_event": ProgramType(7),
+    "cgroup_skb": ProgramType(8),
+    "cgroup_sock": ProgramType(9),
+    "lwt_in": ProgramType(10),
+    "lwt_out": ProgramType(11),
+    "lwt_xmit": ProgramType(12),
+    "sock_ops": ProgramType(13),
+    "sk_skb": ProgramType(14),
+    "cgroup_device": ProgramType(15),
+    "sk_msg": ProgramType(16),
+    "raw_tracepoint": ProgramType(17),
+    "cgroup_sock_addr": ProgramType(18, expected=10),  # BPF_CGROUP_INET4_CONNECT
+    "lwt_seg6local": ProgramType(19),
+    "lirc_mode2": ProgramType(20, expected=16),
+    "sk_reuseport": ProgramType(21),
+    "flow_dissector": ProgramType(22),
+    "cgroup_sysctl": ProgramType(23),
+    "raw_tracepoint_writable": ProgramType(24),
+    "cgroup_sockopt": ProgramType(25, expected=21),  # BPF_CGROUP_GETSOCKOPT
+    "tracing": ProgramType(
+        26, expected=23, btf_id=1, also=(errno.EINVAL, _TARGET)
+    ),  # as tp_btf: some hosts deny fentry only
+    "struct_ops": ProgramType(27, btf_id=1, also=(ENOTSUPP, "")),
+    "ext": ProgramType(28, btf_id=1, also=(errno.EINVAL, "Cannot replace kernel functions")),
+    "lsm": ProgramType(29, expected=27, btf_id=1, also=(errno.EINVAL, _TARGET)),
+    "sk_lookup": ProgramType(30, expected=36),
+    "syscall": ProgramType(31, flags=SLEEPABLE),
+    "netfilter": ProgramType(32, expected=45),
 }
 
-_STORAGE = {"key": 4, "value": 4, "entries": 0, "flags": NO_PREALLOC, "btf": (0xFFFFFFFF, 3, 3)}
-_RING = {"key": 0, "value": 0, "entries": _PAGE}
 
-# name: (number, how it must be created to be valid, the errno that also means yes)
+def _storage(number: int) -> MapType:
+    """Local storage needs BTF; a descriptor that is none tells that the type got as far as looking for it."""
+    return MapType(number, entries=0, flags=NO_PREALLOC, btf=(0xFFFFFFFF, 3, 3), also=errno.EBADF)
+
+
+def _ring(number: int) -> MapType:
+    return MapType(number, key=0, value=0, entries=os.sysconf("SC_PAGESIZE"))
+
+
 MAP_TYPES = {
-    "hash": (1, {}, None),
-    "array": (2, {}, None),
-    "prog_array": (3, {}, None),
-    "perf_event_array": (4, {}, None),
-    "percpu_hash": (5, {}, None),
-    "percpu_array": (6, {}, None),
-    "stack_trace": (7, {"value": 8}, None),
-    "cgroup_array": (8, {}, None),
-    "lru_hash": (9, {}, None),
-    "lru_percpu_hash": (10, {}, None),
-    "lpm_trie": (11, {"key": 8, "value": 8, "flags": NO_PREALLOC}, None),
-    "array_of_maps": (12, {"inner": 0xFFFFFFFF}, errno.EBADF),
-    "hash_of_maps": (13, {"inner": 0xFFFFFFFF}, errno.EBADF),
-    "devmap": (14, {}, None),
-    "sockmap": (15, {}, None),
-    "cpumap": (16, {}, None),
-    "xskmap": (17, {}, None),
-    "sockhash": (18, {}, None),
-    "cgroup_storage": (19, {"key": 16, "value": 8, "entries": 0}, None),
-    "reuseport_sockarray": (20, {}, None),
-    "percpu_cgroup_storage": (21, {"key": 16, "value": 8, "entries": 0}, None),
-    "queue": (22, {"key": 0}, None),
-    "stack": (23, {"key": 0}, None),
-    "sk_storage": (24, _STORAGE, errno.EBADF),
-    "devmap_hash": (25, {}, None),
-    "struct_ops": (26, {"vmlinux_type": 1}, ENOTSUPP),
-    "ringbuf": (27, _RING, None),
-    "inode_storage": (28, _STORAGE, errno.EBADF),
-    "task_storage": (29, _STORAGE, errno.EBADF),
-    "bloom_filter": (30, {"key": 0}, None),
-    "user_ringbuf": (31, _RING, None),
-    "cgrp_storage": (32, _STORAGE, errno.EBADF),
-    "arena": (33, {"key": 0, "value": 0, "flags": MMAPABLE}, None),
+    "hash": MapType(1),
+    "array": MapType(2),
+    "prog_array": MapType(3),
+    "perf_event_array": MapType(4),
+    "percpu_hash": MapType(5),
+    "percpu_array": MapType(6),
+    "stack_trace": MapType(7, value=8),
+    "cgroup_array": MapType(8),
+    "lru_hash": MapType(9),
+    "lru_percpu_hash": MapType(10),
+    "lpm_trie": MapType(11, key=8, value=8, flags=NO_PREALLOC),
+    "array_of_maps": MapType(12, inner=0xFFFFFFFF, also=errno.EBADF),
+    "hash_of_maps": MapType(13, inner=0xFFFFFFFF, also=errno.EBADF),
+    "devmap": MapType(14),
+    "sockmap": MapType(15),
+    "cpumap": MapType(16),
+    "xskmap": MapType(17),
+    "sockhash": MapType(18),
+    "cgroup_storage": MapType(19, key=16, value=8, entries=0),
+    "reuseport_sockarray": MapType(20),
+    "percpu_cgroup_storage": MapType(21, key=16, value=8, entries=0),
+    "queue": MapType(22, key=0),
+    "stack": MapType(23, key=0),
+    "sk_storage": _storage(24),
+    "devmap_hash": MapType(25),
+    "struct_ops": MapType(26, vmlinux_type=1, also=ENOTSUPP),
+    "ringbuf": _ring(27),
+    "inode_storage": _storage(28),
+    "task_storage": _storage(29),
+    "bloom_filter": MapType(30, key=0),
+    "user_ringbuf": _ring(31),
+    "cgrp_storage": _storage(32),
+    "arena": MapType(33, key=0, value=0, flags=MMAPABLE),
 }
+
+
+def _words(text: str) -> List[str]:
+    return text.split()
+
 
 # In the order of their numbers, from 0.
-HELPERS = """
+HELPERS = _words("""
 unspec map_lookup_elem map_update_elem map_delete_elem probe_read ktime_get_ns trace_printk get_prandom_u32
 get_smp_processor_id skb_store_bytes l3_csum_replace l4_csum_replace tail_call clone_redirect
 get_current_pid_tgid get_current_uid_gid get_current_comm get_cgroup_classid skb_vlan_push skb_vlan_pop
@@ -123,7 +160,7 @@ map_lookup_percpu_elem skc_to_mptcp_sock dynptr_from_mem ringbuf_reserve_dynptr 
 ringbuf_discard_dynptr dynptr_read dynptr_write dynptr_data tcp_raw_gen_syncookie_ipv4
 tcp_raw_gen_syncookie_ipv6 tcp_raw_check_syncookie_ipv4 tcp_raw_check_syncookie_ipv6 ktime_get_tai_ns
 user_ringbuf_drain cgrp_storage_get cgrp_storage_delete
-""".split()
+""")
 
 _ANY = """map_lookup_elem map_update_elem map_delete_elem ktime_get_ns get_prandom_u32 get_smp_processor_id tail_call
 perf_event_output get_numa_node_id map_push_elem map_pop_elem map_peek_elem spin_lock spin_unlock jiffies64
@@ -136,8 +173,8 @@ _TRACING = (
 probe_read_user_str get_current_pid_tgid get_current_uid_gid get_current_comm get_current_task get_current_task_btf
 get_current_cgroup_id get_current_ancestor_cgroup_id current_task_under_cgroup get_cgroup_classid get_stackid get_stack
 get_task_stack perf_event_read perf_event_read_value send_signal send_signal_thread get_ns_current_pid_tgid
-copy_from_user task_storage_get task_storage_delete task_pt_regs get_attach_cookie get_func_ip find_vma get_branch_snapshot
-snprintf_btf"""
+copy_from_user task_storage_get task_storage_delete task_pt_regs get_attach_cookie get_func_ip find_vma
+get_branch_snapshot snprintf_btf"""
 )
 _PACKETS = _ANY + """ skb_load_bytes skb_load_bytes_relative get_socket_cookie get_socket_uid"""
 _CLASSIFIER = (
@@ -147,7 +184,8 @@ redirect_neigh skb_vlan_push skb_vlan_pop skb_change_proto skb_change_type skb_c
 skb_adjust_room csum_diff csum_update csum_level set_hash_invalid get_hash_recalc skb_get_tunnel_key skb_set_tunnel_key
 skb_get_tunnel_opt skb_set_tunnel_opt fib_lookup sk_lookup_tcp sk_lookup_udp skc_lookup_tcp sk_release sk_fullsock
 tcp_sock sk_storage_get sk_storage_delete skb_cgroup_id skb_ancestor_cgroup_id skb_under_cgroup get_cgroup_classid
-get_route_realm check_mtu skb_ecn_set_ce sk_assign skb_set_tstamp get_netns_cookie tcp_check_syncookie tcp_gen_syncookie"""
+get_route_realm check_mtu skb_ecn_set_ce sk_assign skb_set_tstamp get_netns_cookie
+tcp_check_syncookie tcp_gen_syncookie"""
 )
 _XDP = (
     _ANY
@@ -176,8 +214,8 @@ HELPERS_OF = {
 }
 
 # Attach and link kinds and features; each has a function in bpf_attach or bpf_probe.
-ATTACH_KINDS = ("tracepoint raw_tracepoint tp_btf fentry iter kprobe uprobe perf_event cgroup_skb tc xdp").split()
-LINK_KINDS = "perf_event raw_tracepoint tracing iter cgroup xdp tcx".split()
+ATTACH_KINDS = _words("tracepoint raw_tracepoint tp_btf fentry iter kprobe uprobe perf_event cgroup_skb tc xdp")
+LINK_KINDS = _words("perf_event raw_tracepoint tracing iter cgroup xdp tcx")
 # The hook whose attaching also tells about the kind of link.
 LINK_HOOKS = {
     "perf_event": "perf_event",
@@ -187,13 +225,13 @@ LINK_HOOKS = {
     "cgroup": "cgroup_skb",
     "xdp": "xdp",
 }
-FEATURES = (
+FEATURES = _words(
     "stats global_data bounded_loops large_insns prog_name isa_v1 isa_v2 isa_v3 isa_v4 bpf2bpf map_batch map_freeze "
     "mmapable btf_load"
-).split()
+)
 
 
-def names():
+def names() -> List[str]:
     """Return the names of all ``bpf.*`` facts but ``bpf.syscall`` and ``bpf.reliable``, in a stated order."""
     found = ["bpf.prog." + name for name in sorted(PROGRAM_TYPES)]
     found += ["bpf.map." + name for name in sorted(MAP_TYPES)]

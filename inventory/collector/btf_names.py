@@ -1,6 +1,7 @@
 """Find the ids of a few named types in a kernel's BTF. A walk over record sizes; understands no type."""
 
 import struct
+from typing import Dict, Iterable, Tuple
 
 # Bytes after the 12 of the common part: fixed, and for each of the record's members. Unknown kinds end the walk.
 _FIXED = {1: 4, 3: 12, 14: 4, 17: 4}
@@ -9,7 +10,7 @@ _LAST_KIND = 19
 TYPEDEF, FUNC = 8, 12
 
 
-def find_ids(data, wanted):
+def find_ids(data: bytes, wanted: Iterable[Tuple[str, int]]) -> Dict[str, int]:
     """Return name → id for each (name, kind) of *wanted* that *data*, the bytes of a vmlinux BTF, holds."""
     if data[:2] not in (b"\x9f\xeb", b"\xeb\x9f") or len(data) < 24:
         return {}
@@ -21,7 +22,8 @@ def find_ids(data, wanted):
         at = strings.find(b"\0" + name.encode() + b"\0")
         if at >= 0:
             offsets[at + 1] = (name, kind)
-    found, number, at, end = {}, 1, header + type_at, header + type_at + type_size
+    found: Dict[str, int] = {}
+    number, at, end = 1, header + type_at, header + type_at + type_size
     unpack = struct.Struct(order + "II").unpack_from
     while at + 12 <= min(end, len(data)) and len(found) < len(offsets):
         name_at, info = unpack(data, at)

@@ -7,15 +7,17 @@ import os
 import re
 import subprocess
 import sys
+from typing import List, Optional, Tuple
 
-from inventory.collector.document import BLOCKED, UNKNOWN, YES, read_text
+from inventory.collector.document import BLOCKED, UNKNOWN, YES, Report, read_text
 
+Row = Tuple[str, str, str, str]
 _FILE_SYSTEMS = {"tracefs": "tracefs", "debugfs": "debugfs", "bpffs": "bpf", "securityfs": "securityfs"}
 # Asked in a process of its own: importing bcc loads a compiler, and the namesake runs whatever it runs.
 _BCC = "import bcc;print(getattr(bcc,'__version__','?') if hasattr(bcc,'BPF') else 'namesake '+str(bcc.__file__))"
 
 
-def mounts(report):
+def mounts(report: Report) -> List[Row]:
     """Add ``mount.*`` from mountinfo; the first mount of a kind whose root is visible counts."""
     path = "/proc/self/mountinfo"
     try:
@@ -36,7 +38,7 @@ def mounts(report):
     return rows
 
 
-def parse_mountinfo(text):
+def parse_mountinfo(text: str) -> List[Row]:
     """Return (root, mount point, file system, options) for each line, escapes undone."""
     rows = []
     for line in text.splitlines():
@@ -48,7 +50,7 @@ def parse_mountinfo(text):
     return rows
 
 
-def cgroups(report, rows):
+def cgroups(report: Report, rows: List[Row]) -> None:
     """Add ``cgroup.mode`` and ``cgroup.v2_path``."""
     path = "/proc/self/mountinfo"
     second = [place for _, place, kind, _ in rows if kind == "cgroup2" and os.path.isdir(place)]
@@ -65,9 +67,9 @@ def cgroups(report, rows):
         report.no("cgroup.v2_path", path)
 
 
-def tracing_folder(report):
+def tracing_folder(report: Report) -> Optional[str]:
     """Return the folder of tracefs, mounted by itself or inside debugfs, or None."""
-    mounted = report.value("mount.tracefs")
+    mounted: Optional[str] = report.value("mount.tracefs")
     debug = report.value("mount.debugfs")
     for folder in (mounted, debug and debug + "/tracing"):
         if folder and os.path.isdir(folder + "/events"):
@@ -75,7 +77,7 @@ def tracing_folder(report):
     return mounted
 
 
-def hooks(report):
+def hooks(report: Report) -> None:
     """Add ``hook.*``."""
     for name, pmu in (("hook.kprobe_pmu", "kprobe"), ("hook.uprobe_pmu", "uprobe")):
         report.present(name, "/sys/bus/event_source/devices/%s/type" % pmu)
@@ -93,8 +95,8 @@ def hooks(report):
     _tracepoints(report, folder + "/events")
 
 
-def _tracepoints(report, folder):
-    found = []
+def _tracepoints(report: Report, folder: str) -> None:
+    found: List[str] = []
     try:
         for category in os.listdir(folder):
             if "." in category or category in ("enable", "header_event", "header_page", "ftrace"):
@@ -113,7 +115,7 @@ def _tracepoints(report, folder):
         report.unknown("hook.tracepoints", folder, "the folder of events is empty")
 
 
-def headers(report):
+def headers(report: Report) -> None:
     """Add ``headers.path`` and ``headers.kheaders``: what BCC compiles against."""
     modules = "/lib/modules/" + report.value("kernel.release", os.uname().release)
     places = [
@@ -135,7 +137,7 @@ def headers(report):
         report.no("headers.kheaders", path)
 
 
-def start_bcc():
+def start_bcc() -> "subprocess.Popen[bytes]":
     """Start asking whether bcc is usable; hand the result to :func:`finish_bcc`."""
     return subprocess.Popen(
         [sys.executable or "python3", "-c", _BCC],
@@ -146,7 +148,7 @@ def start_bcc():
     )
 
 
-def finish_bcc(report, process, timeout):
+def finish_bcc(report: Report, process: "subprocess.Popen[bytes]", timeout: float) -> None:
     """Add ``bcc.usable`` and ``bcc.namesake``."""
     source = "import bcc"
     try:

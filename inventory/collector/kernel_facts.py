@@ -6,8 +6,9 @@ import os
 import re
 import struct
 import zlib
+from typing import Dict, Iterator, Tuple
 
-from inventory.collector.document import BLOCKED, UNKNOWN, answer_for, read_bytes, read_text
+from inventory.collector.document import BLOCKED, UNKNOWN, Report, answer_for, read_bytes, read_text
 
 # Options that some verdict or unlock depends on; the rest of a kernel configuration stays on the host.
 _OPTIONS = re.compile(
@@ -23,7 +24,7 @@ _OPTIONS = re.compile(
 _LINE = re.compile(r"^(CONFIG_\w+)=(.*)$|^# (CONFIG_\w+) is not set$")
 
 
-def collect(report):
+def collect(report: Report) -> None:
     """Add ``kernel.*``, ``os.*``, ``kconfig`` and ``btf.*``."""
     machine = os.uname().machine
     report.read("kernel.release", "/proc/sys/kernel/osrelease")
@@ -36,7 +37,7 @@ def collect(report):
     _btf(report)
 
 
-def notes(data):
+def notes(data: bytes) -> Iterator[Tuple[bytes, int, bytes]]:
     """Yield (owner, type, content) of ELF notes in this machine's byte order; stops at the first broken one."""
     at = 0
     while at + 12 <= len(data):
@@ -49,7 +50,7 @@ def notes(data):
         at = start + (size + 3) // 4 * 4
 
 
-def _build_id(report):
+def _build_id(report: Report) -> None:
     path = "/sys/kernel/notes"
     try:
         found = [content for owner, kind, content in notes(read_bytes(path, 65536)) if (owner, kind) == (b"GNU", 3)]
@@ -62,7 +63,7 @@ def _build_id(report):
         report.no("kernel.build_id", path, "no GNU build-id note")
 
 
-def _os_release(report):
+def _os_release(report: Report) -> None:
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         try:
             text = read_text(path, 65536)
@@ -85,7 +86,7 @@ def _os_release(report):
         report.no(name, "/etc/os-release", "no os-release file")
 
 
-def parse_kconfig(text):
+def parse_kconfig(text: str) -> Dict[str, str]:
     """Return the selected options of a kernel configuration: ``y``, ``m``, ``n`` or text without quotes."""
     options = {}
     for line in text.splitlines():
@@ -96,7 +97,7 @@ def parse_kconfig(text):
     return options
 
 
-def _kconfig(report, release):
+def _kconfig(report: Report, release: str) -> None:
     denied, broken = None, None
     for path in (
         "/proc/config.gz",
@@ -130,7 +131,7 @@ def _kconfig(report, release):
         report.no("kconfig", "/proc/config.gz", "no configuration in any of the usual places")
 
 
-def _btf(report):
+def _btf(report: Report) -> None:
     path = "/sys/kernel/btf/vmlinux"
     try:
         data = read_bytes(path, 64 * 1024 * 1024)

@@ -5,15 +5,17 @@ import platform
 import re
 import subprocess
 import sys
+from typing import Dict, Optional
 
-from inventory.collector.document import read_text
+from inventory.collector.document import Report, read_text
 
+Tools = Dict[str, "Optional[subprocess.Popen[bytes]]"]
 TOOLS = {"iptables": "-V", "ipset": "-v", "tc": "-V", "nft": "-v", "ip": "-V"}
 _VERSION = re.compile(r"\d+\.\d+[^\s,]*.*")
 _FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
-def collect(report):
+def collect(report: Report) -> None:
     """Add ``system.*`` and ``python.*``."""
     report.yes("system.page_size", os.sysconf("SC_PAGESIZE"), "sysconf")
     report.yes("system.cpus", os.sysconf("SC_NPROCESSORS_ONLN"), "sysconf")
@@ -29,10 +31,10 @@ def collect(report):
     report.yes("python.version", platform.python_version(), "sys.version")
 
 
-def start_tools():
+def start_tools() -> Tools:
     """Start asking every tool for its version; hand the result to :func:`finish_tools`."""
     folders = list(_FOLDERS) + [f for f in os.environ.get("PATH", "").split(":") if f and f not in _FOLDERS]
-    started = {}
+    started: Tools = {}
     for name, flag in sorted(TOOLS.items()):
         paths = [f + "/" + name for f in folders if os.access(f + "/" + name, os.X_OK)]
         started[name] = None
@@ -46,7 +48,7 @@ def start_tools():
     return started
 
 
-def finish_tools(report, started, timeout):
+def finish_tools(report: Report, started: Tools, timeout: float) -> None:
     """Add ``tool.*``."""
     for name, process in sorted(started.items()):
         fact, source = "tool." + name, name + " " + TOOLS[name]
@@ -67,7 +69,7 @@ def finish_tools(report, started, timeout):
             report.unknown(fact, source, said)
 
 
-def parse_tool_version(said):
+def parse_tool_version(said: str) -> Optional[str]:
     """Return the version text of a tool's first line, from its first number on."""
     match = _VERSION.search(said.strip().splitlines()[0] if said.strip() else "")
     return match.group(0).strip() if match else None

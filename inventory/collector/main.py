@@ -5,6 +5,7 @@ Runs on hosts: Python 3.6 or newer, standard library only. Changes nothing that 
 
 import sys
 import time
+from typing import Any, Dict, Optional
 
 from inventory.collector import (
     document,
@@ -18,7 +19,7 @@ _CHILD_S = 15.0
 _TOOLS_S = 10.0
 
 
-def collect():
+def collect() -> Dict[str, Any]:
     """Return the facts document of this host."""
     started, clock = time.time(), time.time()
     report = document.Report()
@@ -36,7 +37,7 @@ def collect():
     return report.document(round(started, 3), int((time.time() - clock) * 1000))
 
 
-def _native(report, tracefs, tools):
+def _native(report: document.Report, tracefs: Optional[str], tools: machine_facts.Tools) -> None:
     """Add what needs system calls of its own. A Python without ctypes cannot make them."""
     try:
         from inventory.collector import bpf_facts, network_facts
@@ -50,7 +51,7 @@ def _native(report, tracefs, tools):
     network_facts.collect(report)
 
 
-def main():
+def main() -> int:
     """Write the document to standard output."""
     sys.stdout.write(document.encode(collect()) + "\n")
     return 0

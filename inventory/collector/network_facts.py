@@ -10,9 +10,10 @@ import os
 import select
 import socket
 import struct
+from typing import Dict, List, Tuple
 
 from inventory.collector import netlink
-from inventory.collector.document import BLOCKED, NO, UNKNOWN, YES, read_text
+from inventory.collector.document import BLOCKED, NO, UNKNOWN, YES, Report, read_text
 
 _GETLINK, _GETADDR = 18, 22
 _XDP_MODES = {1: "native", 2: "generic", 3: "offload", 4: "multi"}
@@ -21,7 +22,7 @@ _IPT_INFO = 64  # getsockopt: IPT_SO_GET_INFO, IP6T_SO_GET_INFO
 _RULE_DUMP = 10 << 8 | 7  # nf_tables, NFT_MSG_GETRULE
 
 
-def collect(report):
+def collect(report: Report) -> None:
     """Add ``net.*``, ``netfilter.*`` and ``probe.*``."""
     _interfaces(report)
     _namespace(report)
@@ -31,7 +32,7 @@ def collect(report):
     _sock_diag_destroy(report)
 
 
-def _interfaces(report):
+def _interfaces(report: Report) -> None:
     source = "rtnetlink"
     try:
         with netlink.Netlink(netlink.ROUTE) as route:
@@ -40,7 +41,7 @@ def _interfaces(report):
     except OSError as error:
         report.failed("net.interfaces", source, error)
         return
-    by_index = {}
+    by_index: Dict[int, List[str]] = {}
     for _, body in addresses:
         family, _, _, _, index = struct.unpack_from("=BBBBI", body)
         fields = netlink.attributes(body[8:])
@@ -67,7 +68,7 @@ def _interfaces(report):
     report.yes("net.interfaces", sorted(interfaces, key=lambda interface: interface["name"]), source)
 
 
-def _driver(name):
+def _driver(name: str) -> str:
     """Return the driver by ethtool, which also knows virtual interfaces; empty when there is none."""
     import fcntl
 
@@ -81,7 +82,7 @@ def _driver(name):
     return netlink.text(answer.tobytes()[4:36])
 
 
-def _namespace(report):
+def _namespace(report: Report) -> None:
     path = "/proc/self/ns/net"
     try:
         report.yes("net.namespace", os.stat(path).st_ino, path)
@@ -89,7 +90,7 @@ def _namespace(report):
         report.failed("net.namespace", path, error)
 
 
-def _backend(report):
+def _backend(report: Report) -> None:
     """Tell which back end the iptables command drives: since 1.8 it says so, before there was only legacy."""
     said = report.value("tool.iptables")
     if not said:
@@ -99,7 +100,7 @@ def _backend(report):
     report.yes("netfilter.backend", "nft" if "nf_tables" in said else "legacy", "iptables -V", said)
 
 
-def _rules(report):
+def _rules(report: Report) -> None:
     """Tell which back ends hold rules, without loading a module by asking."""
     try:
         rules = {"legacy": _legacy_rules(), "nft": _nft_rules(report)}
@@ -111,7 +112,7 @@ def _rules(report):
     report.yes("netfilter.rules", rules, "getsockopt, nfnetlink")
 
 
-def _legacy_rules():
+def _legacy_rules() -> bool:
     """A table with more entries than its built-in chains' policies and the closing error entry has rules."""
     libc = ctypes.CDLL(None, use_errno=True)
     for family, level, listing in (
@@ -136,7 +137,7 @@ def _legacy_rules():
     return False
 
 
-def _nft_rules(report):
+def _nft_rules(report: Report) -> bool:
     built_in = (report.value("kconfig") or {}).get("CONFIG_NF_TABLES") == "y"
     if not (built_in or os.path.isdir("/sys/module/nf_tables")):
         return False
@@ -144,7 +145,7 @@ def _nft_rules(report):
         return bool(tables.ask(_RULE_DUMP, netlink.DUMP, struct.pack("=BBH", 0, 0, 0)))
 
 
-def _af_packet(report):
+def _af_packet(report: Report) -> None:
     try:
         # Protocol 0 receives nothing: opened only to see whether one may.
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
@@ -156,8 +157,8 @@ def _af_packet(report):
     report.yes("probe.af_packet", None, "socket(AF_PACKET)")
 
 
-def _sock_diag_destroy(report):
-    """Close a connection of our own and wait for its message: on some old kernels the bind succeeds and nothing comes."""
+def _sock_diag_destroy(report: Report) -> None:
+    """Close a connection of our own and wait for its message: on some old kernels only the bind succeeds."""
     name, source = "probe.sock_diag_destroy", "SKNLGRP_INET_TCP_DESTROY"
     try:
         listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.SOCK_DIAG)
@@ -187,7 +188,7 @@ def _sock_diag_destroy(report):
     report.no(name, source, "bound, but no message came for a connection that ended")
 
 
-def _short_connection():
+def _short_connection() -> Tuple[int, int]:
     """Make a loopback connection, end it and return its two ports."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
         server.bind(("127.0.0.1", 0))

@@ -3,15 +3,16 @@
 import os
 import re
 import resource
+from typing import List, Optional
 
-from inventory.collector.document import read_bytes, read_text
+from inventory.collector.document import Report, read_bytes, read_text
 
-CAPABILITIES = (
+_CAPABILITIES = (
     "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service "
     "net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin "
     "sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override "
     "mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
-).split()
+)
 SYSCTLS = (
     "kernel.unprivileged_bpf_disabled",
     "kernel.perf_event_paranoid",
@@ -28,7 +29,7 @@ SYSCTLS = (
 )
 
 
-def collect(report):
+def collect(report: Report) -> None:
     """Add ``lockdown.mode``, ``lsm.active``, ``caps.*``, ``seccomp.mode``, ``sysctl.*`` and ``memlock.soft``."""
     security = report.value("mount.securityfs", "/sys/kernel/security")
     _lockdown(report, security + "/lockdown")
@@ -40,7 +41,7 @@ def collect(report):
     report.yes("memlock.soft", soft, "getrlimit")
 
 
-def _lockdown(report, path):
+def _lockdown(report: Report, path: str) -> None:
     """Ask the kernel; without securityfs, what it was built or booted to enforce. An absent file is not ``none``."""
     try:
         text = read_text(path)
@@ -75,7 +76,7 @@ def _lockdown(report, path):
     report.facts["lockdown.mode"]["answer"] = "unknown"
 
 
-def _kernel_log_says_locked():
+def _kernel_log_says_locked() -> Optional[str]:
     """Return the kernel log's line about lockdown; it names who locked, not which mode."""
     try:
         log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
@@ -93,7 +94,7 @@ def _kernel_log_says_locked():
     return None
 
 
-def _lsm(report, path):
+def _lsm(report: Report, path: str) -> None:
     try:
         report.yes("lsm.active", [name for name in read_text(path).split(",") if name], path)
     except OSError as error:
@@ -103,12 +104,13 @@ def _lsm(report, path):
             report.unknown("lsm.active", path, "no such file; configured: " + configured)
 
 
-def capability_names(mask):
+def capability_names(mask: int) -> List[str]:
     """Return the names of the set bits, lowest first; a bit newer than this table is ``cap_N``."""
-    return [CAPABILITIES[bit] if bit < len(CAPABILITIES) else "cap_%d" % bit for bit in range(64) if mask >> bit & 1]
+    names = _CAPABILITIES.split()
+    return [names[bit] if bit < len(names) else "cap_%d" % bit for bit in range(64) if mask >> bit & 1]
 
 
-def _status(report):
+def _status(report: Report) -> None:
     path = "/proc/self/status"
     try:
         text = read_bytes(path, 65536).decode("utf-8", "replace")
