@@ -148,34 +148,37 @@ class Archive:
         return entry if _DIGEST.fullmatch(entry.sha256) else None
 
 
-def read_btf_file(path: Path) -> bytes:
-    """Return the BTF in *path*: raw, the ``.BTF`` section of an ELF file, or a BTF archive's ``.btf.tar.xz``."""
+def read_btf_file(path: Path, *, limit: int = MAX_BTF) -> bytes:
+    """Return the BTF in *path*: raw, the ``.BTF`` section of an ELF file, or a BTF archive's ``.btf.tar.xz``.
+
+    Raise BtfUnreadable, also for more than *limit* bytes, packed or unpacked. What comes back is not parsed yet.
+    """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BTF + 1)
+            data = file.read(limit + 1)
     except OSError as error:
         raise BtfUnreadable(f"{path}: {error.strerror}") from None
-    if len(data) > MAX_BTF and data[:4] != b"\x7fELF":
-        raise BtfUnreadable(f"{path}: larger than {MAX_BTF} bytes")
+    if len(data) > limit:
+        raise BtfUnreadable(f"{path}: larger than {limit} bytes")
     if data[:6] == b"\xfd7zXZ\0":
-        return _from_tar(path, data)
+        return _from_tar(path, data, limit)
     if data[:4] == b"\x7fELF":
         return _from_elf(path, data)
     return data
 
 
-def _from_tar(path: Path, data: bytes) -> bytes:
+def _from_tar(path: Path, data: bytes, limit: int) -> bytes:
     """Return the only ``.btf`` of a compressed tar; what it unpacks to is bounded."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r|xz") as tar:
             for member in tar:
                 if member.isfile() and member.name.endswith(".btf"):
-                    if member.size > MAX_BTF:
-                        raise BtfUnreadable(f"{path}: {member.name} is larger than {MAX_BTF} bytes")
+                    if member.size > limit:
+                        raise BtfUnreadable(f"{path}: {member.name} is larger than {limit} bytes")
                     file = tar.extractfile(member)
                     assert file is not None
                     return file.read(member.size)
-                if tar.offset > MAX_BTF:
+                if tar.offset > limit:
                     break
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
         raise BtfUnreadable(f"{path}: not a whole .tar.xz: {error}") from None

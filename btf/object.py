@@ -39,6 +39,10 @@ class BpfFunction:
         """One past its last byte."""
         return self.start + SIZE * len(self.instructions)
 
+    def holds(self, section: str, insn: int) -> bool:
+        """Whether byte *insn* of *section* is in it."""
+        return section == self.section and self.start <= insn < self.end
+
 
 @dataclass(frozen=True, slots=True)
 class BpfProgram:
@@ -137,7 +141,7 @@ class BpfObject:
 
     def function_at(self, section: str, insn: int) -> BpfFunction | None:
         """Return the function that has the byte *insn* of *section*."""
-        return next((f for f in self.functions if f.section == section and f.start <= insn < f.end), None)
+        return next((f for f in self.functions if f.holds(section, insn)), None)
 
     def line_at(self, section: str, insn: int) -> LineInfo | None:
         """Return the source line of the instruction at byte *insn* of *section*, when the object says."""

@@ -12,6 +12,8 @@ from btf.flow import has_loop
 from btf.object import BpfObject, BpfProgram
 from fleet.compatibility.verdict import Requirement
 
+SMALL = 4096  # so many instructions every kernel takes
+
 # libbpf puts the old helper in where the kernel lacks the new one.
 HELPER_ALTERNATIVES = {
     "probe_read_kernel": "probe_read_kernel|probe_read",
@@ -93,7 +95,8 @@ def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
     for map_ in obj.maps:
         if map_.name in named:
             yield need("map_type", map_.type, context=map_.name)
-    yield need("instructions", str(program.instruction_count))
+    if program.instruction_count > SMALL:
+        yield need("instructions", str(program.instruction_count))
     if program.subprograms:
         yield need("feature", "bpf2bpf")
     if any(has_loop(f.instructions) for f in program.functions):

@@ -1,0 +1,171 @@
+"""Would an object load on a kernel of which nothing but its BTF (and perhaps its release) is known? No host is asked.
+
+Each program of the object gets a verdict of its own; the object is refused when one it cannot do without is, or when
+libbpf would refuse to relocate it at all. What no BTF can tell stays unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from btf.object import BpfObject, BpfProgram
+from btf.relocate import RelocationOutcome, relocate
+from btf.types import Btf
+from fleet.compatibility.decide import answer, conclude, relocation_reasons
+from fleet.compatibility.requirements import infer
+from fleet.compatibility.sources import CachedTypes, Known
+from fleet.compatibility.verdict import Evidence, Reason, Verdict
+from inventory.facts import Answer, Fact, Facts
+
+
+@dataclass(frozen=True, slots=True)
+class KernelBtf:
+    """A kernel as far as it is known: its BTF and that BTF's digest; release and architecture where they are."""
+
+    btf: Btf
+    sha256: str
+    release: str | None = None
+    arch: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in a line for a person."""
+        return self.release or f"kernel with BTF {self.sha256[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramCheck:
+    """One program of the object: its verdict, every requirement answered, its relocations and its subprograms'."""
+
+    program: BpfProgram
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    relocations: tuple[RelocationOutcome, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCheck:
+    """One object against one kernel. ``reasons`` are those that concern the whole object."""
+
+    name: str
+    obj: BpfObject
+    kernel: KernelBtf
+    verdict: Verdict
+    evidence: Evidence
+    reasons: tuple[Reason, ...]
+    programs: tuple[ProgramCheck, ...]
+    relocations: tuple[RelocationOutcome, ...]
+
+
+def check_object(
+    name: str, obj: BpfObject, kernel: KernelBtf, *, optional: Collection[str] = frozenset()
+) -> ObjectCheck:
+    """Check *obj*, called *name* in the answer, against *kernel*; it can do without the *optional* programs."""
+    facts = {}
+    if kernel.release:
+        facts["kernel.release"] = Fact("kernel.release", Answer.YES, kernel.release, "told")
+    known = Known(Facts(facts), CachedTypes(kernel.btf), off_host=True)
+    dispensable = {p.name for p in obj.programs if p.optional} | set(optional)
+    needs = (replace(n, optional=n.optional or n.program in dispensable) for n in infer(obj))
+    needed = [answer(need, known) for need in needs]
+    outcomes = relocate(obj, kernel.btf)
+    programs = tuple(_program(p, needed, outcomes, optional=p.name in dispensable) for p in obj.programs)
+    whole = tuple(r for r in needed if not r.requirement.program)
+    every = dict.fromkeys([*whole, *(r for p in programs for r in p.reasons)])
+    verdict, evidence, _ = conclude(list(every))
+    if not obj.programs:
+        verdict = Verdict.REFUSED
+    return ObjectCheck(name, obj, kernel, verdict, evidence, whole, programs, outcomes)
+
+
+def _program(
+    program: BpfProgram, needed: Sequence[Reason], outcomes: Sequence[RelocationOutcome], *, optional: bool
+) -> ProgramCheck:
+    own = tuple(o for o in outcomes if any(f.holds(o.section, o.insn) for f in program.functions))
+    # A subprogram is as dispensable as the program that calls it.
+    names = {f.name for f in program.functions} if optional else ()
+    reasons = tuple(r for r in needed if r.requirement.program == program.name)
+    reasons += relocation_reasons(own or None, wanted=False, optional=names)
+    whole = [r for r in needed if not r.requirement.program]
+    verdict, _, _ = conclude([*whole, *(_wanted(r) if optional else r for r in reasons)])
+    return ProgramCheck(program, verdict, reasons, own, optional)
+
+
+def _wanted(reason: Reason) -> Reason:
+    """Return *reason* as it counts for the optional program itself."""
+    return replace(reason, requirement=replace(reason.requirement, optional=False))
+
+
+def count_relocations(outcomes: Sequence[RelocationOutcome]) -> dict[str, int]:
+    """Return how many there are: ``absent`` were asked about and are not there, ``guarded`` are poisoned but dead."""
+    values = [o for o in outcomes if o.outcome == "value"]
+    poisoned = [o for o in outcomes if o.outcome == "poisoned"]
+    return {
+        "total": len(outcomes),
+        "resolved": sum(o.found for o in values),
+        "absent": sum(not o.found for o in values),
+        "poisoned": len(poisoned),
+        "guarded": sum(o.guarded for o in poisoned),
+        "ambiguous": sum(o.outcome == "ambiguous" for o in outcomes),
+        "failed": sum(o.outcome == "failed" for o in outcomes),
+    }
+
+
+def document(checks: Sequence[ObjectCheck], *, relocations: bool = False) -> dict[str, Any]:
+    """Return the body of ``corollout.check/1``; with *relocations*, each one of every program."""
+    return {
+        "results": [
+            {
+                "object": check.name,
+                "sha256": check.obj.sha256,
+                "kernel": {
+                    "release": check.kernel.release,
+                    "arch": check.kernel.arch,
+                    "btf_sha256": check.kernel.sha256,
+                },
+                "verdict": check.verdict.value,
+                "evidence": check.evidence.value,
+                "reasons": _reasons(check.reasons),
+                "programs": [_program_document(p, relocations=relocations) for p in check.programs],
+            }
+            for check in checks
+        ]
+    }
+
+
+def _program_document(check: ProgramCheck, *, relocations: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "name": check.program.name,
+        "section": check.program.section,
+        "optional": check.optional,
+        "verdict": check.verdict.value,
+        "reasons": _reasons(check.reasons),
+        "relocations": count_relocations(check.relocations),
+    }
+    if relocations:
+        body["relocations"]["each"] = [_relocation(o) for o in check.relocations]
+    return body
+
+
+def _relocation(outcome: RelocationOutcome) -> Mapping[str, Any]:
+    return {
+        "function": outcome.program,
+        "section": outcome.section,
+        "insn": outcome.insn,
+        "kind": outcome.kind,
+        "local": outcome.local,
+        "outcome": outcome.outcome,
+        "value": outcome.value,
+        "guarded": outcome.guarded,
+        "detail": outcome.detail,
+    }
+
+
+def _reasons(reasons: Sequence[Reason]) -> list[dict[str, str]]:
+    """Return what is not simply met, the most serious first."""
+    serious = {Answer.NO: 0, Answer.BLOCKED: 1, Answer.UNKNOWN: 2}
+    shown = sorted((r for r in reasons if r.answer in serious), key=lambda r: serious[r.answer])
+    return [{"code": r.code, "answer": r.answer.value, "detail": r.detail} for r in shown]
