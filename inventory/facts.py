@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -103,9 +105,7 @@ class Facts(Mapping[str, Fact]):
     @property
     def digest(self) -> str:
         """SHA-256 over every fact that is not volatile: equal digests mean nothing that matters changed."""
-        stable = {
-            n: (f.answer.value, f.value, f.errno) for n, f in sorted(self.by_name.items()) if n not in VOLATILE
-        }
+        stable = {n: (f.answer.value, f.value, f.errno) for n, f in sorted(self.by_name.items()) if n not in VOLATILE}
         return hashlib.sha256(json.dumps(stable, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def document(self) -> dict[str, Any]:
@@ -116,8 +116,17 @@ class Facts(Mapping[str, Fact]):
             "collected_at": self.collected_at,
             "took_ms": self.took_ms,
             "facts": {
-                n: {k: v for k, v in (("answer", f.answer.value), ("value", f.value), ("source", f.source),
-                                      ("raw", f.raw), ("errno", f.errno)) if v not in (None, "")}
+                n: {
+                    k: v
+                    for k, v in (
+                        ("answer", f.answer.value),
+                        ("value", f.value),
+                        ("source", f.source),
+                        ("raw", f.raw),
+                        ("errno", f.errno),
+                    )
+                    if v not in (None, "")
+                }
                 for n, f in sorted(self.by_name.items())
             },
         }
@@ -127,6 +136,10 @@ def _bounded(value: Any, depth: int = 0) -> Any:
     """Return *value* with every string made printable and every level bounded, or raise FactsMalformed."""
     if depth > 6:
         raise FactsMalformed("a fact is nested too deeply")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FactsMalformed("a fact holds a number that is none")
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        raise FactsMalformed("a fact holds a number beyond 64 bits")
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
@@ -149,7 +162,67 @@ def _one(name: str, body: Any) -> Fact:
     if any(not isinstance(v, str) for v in text.values()):
         raise FactsMalformed(f"fact {name!r}: source, raw and errno must be text")
     clean = {k: printable(v, _MAX_TEXT) for k, v in text.items()}
-    return Fact(name, answer, _bounded(body.get("value")), clean.get("source", ""), clean.get("raw"), clean.get("errno"))
+    value = _bounded(body.get("value"))
+    if value is not None and not _fits(name, value):
+        raise FactsMalformed(f"fact {name!r} has a value of the wrong shape")
+    return Fact(name, answer, value, clean.get("source", ""), clean.get("raw"), clean.get("errno"))
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Tell whether *value* has the shape that readers of this fact rely on; facts without a row may hold anything."""
+    for pattern, shape in _SHAPES:
+        if pattern.match(name):
+            return shape(value)
+    return True
+
+
+def _text(pattern: str) -> Callable[[Any], bool]:
+    compiled = re.compile(pattern)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def _options(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+
+
+def _btf(value: Any) -> bool:
+    return isinstance(value, dict) and _integer(value.get("size")) and _digest(value.get("sha256"))
+
+
+def _interfaces(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(v, dict) and isinstance(v.get("name"), str) and _texts(v.get("addresses", [])) for v in value
+    )
+
+
+_digest = _text(r"[0-9a-f]{64}")
+# These become keys of the record, file names of the archive or the input of a decision, so nothing else may pass.
+_SHAPES: tuple[tuple[re.Pattern[str], Callable[[Any], bool]], ...] = tuple(
+    (re.compile(pattern + r"\Z"), shape)
+    for pattern, shape in (
+        (r"kernel\.build_id", _text(r"[0-9a-f]{8,128}")),
+        (r"kernel\.boot_id", _text(r"[0-9A-Za-z-]{1,64}")),
+        (r"kernel\.arch", _text(r"[A-Za-z0-9_]{1,32}")),
+        (r"lockdown\.mode", _text(r"none|integrity|confidentiality")),
+        (r"cgroup\.mode", _text(r"v1|v2|hybrid")),
+        (r"netfilter\.backend", _text(r"legacy|nft")),
+        (r"(kernel|os|python|tool|mount|headers)\..*|cgroup\.v2_path|bcc\.usable", _text(r".*")),
+        (r"(system|sysctl)\..*|seccomp\.mode|memlock\.soft|net\.namespace", _integer),
+        (r"btf\.modules|lsm\.active|caps\..*|hook\.tracepoints", _texts),
+        (r"kconfig", _options),
+        (r"btf\.vmlinux", _btf),
+        (r"net\.interfaces", _interfaces),
+        (r"netfilter\.rules", lambda v: isinstance(v, dict) and all(isinstance(b, bool) for b in v.values())),
+    )
+)
 
 
 def parse_facts(data: bytes) -> Facts:
@@ -172,7 +245,7 @@ def parse_facts(data: bytes) -> Facts:
         by_name[name] = _one(name, body)
     collector = document.get("collector")
     form = collector.get("form") if isinstance(collector, dict) else None
-    at, took = document.get("collected_at"), document.get("took_ms")
+    at, took = _bounded(document.get("collected_at")), _bounded(document.get("took_ms"))
     return Facts(
         by_name,
         collected_at=float(at) if isinstance(at, int | float) else 0.0,
