@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from btf.archive import Archive
-from btf.minimise import minimise
-
 from btf.elf_object import read_object
 from btf.fault import EXIT_USAGE, Fault
-from fleet.artefacts import Artefacts
+from btf.minimise import minimise
 from fleet.compatibility.verdict import Choice
 from fleet.policy import compile_policy, parse_policies
 from fleet.record import Record
+from fleet.rollout.execute.artefacts import Artefacts
 from fleet.rollout.plan import Plan, make_plan
 from fleet.rollout.settings import WaveSettings
 from probes.catalogue import Build, Program
@@ -55,12 +54,15 @@ class Wishes:
 def prepare(
     record: Record, archive: Archive, artefacts: Artefacts, program: Program, names: Sequence[str], wishes: Wishes
 ) -> Plan:
-    """Return the plan of *program* for the hosts *names*; keeps nothing but the BTF files it made."""
+    """Return the plan of *program* for the hosts *names*; all that its specs name is kept in *artefacts*."""
     known = record.definitions()
     hosts = [known[n] for n in names]
     wanted = set(names)
     choices = [c for c in record.choices(program.name) if c.host in wanted]
     builds = {v: program.build(v) for v in {c.variant for c in choices if c.variant}}
+    for build in builds.values():
+        for path in build.files.values():
+            artefacts.put(path.read_bytes())
     facts = {c.host: f for c in choices if (f := record.facts(c.host)) is not None}
     return make_plan(
         program,

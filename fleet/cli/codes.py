@@ -30,7 +30,7 @@ class Meaning:
     where: str
 
 
-def _descendants(kind: type) -> Iterator[type]:
+def _descendants(kind: type[Exception]) -> Iterator[type[Exception]]:
     for child in kind.__subclasses__():
         yield child
         yield from _descendants(child)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -56,7 +56,7 @@ def import_hosts(settings: Settings, source: Path, kind: str | None, output: str
     """Read hosts from a TOML file, an Ansible inventory or an ssh config. Nothing is removed."""
     from inventory.sources import load
 
-    found = load(source, kind=kind)
+    found = load(source, kind=cast("Any", kind))
     with settings.record() as record:
         if check:
             known = record.definitions()

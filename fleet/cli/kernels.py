@@ -11,8 +11,6 @@ from btf.fault import EXIT_USAGE, Fault
 from fleet.cli.output import emit, emit_document, narrate, output_option
 from fleet.cli.settings import Settings, pass_settings
 
-MAX_FILE = 256 * 1024 * 1024
-
 
 class KernelUnknown(Fault):
     """No kernel build of that id."""
@@ -69,10 +67,9 @@ def show_kernel(settings: Settings, kernel_id: str, output: str) -> None:
 def import_btf(settings: Settings, kernel_id: str, file: Path, *, check: bool) -> None:
     """Give BTF to exactly the kernel build KERNEL_ID: raw BTF, or a .btf.tar.xz as archives of BTF hold them."""
     from btf.archive import read_btf_file
-
     from btf.parse import parse_btf
 
-    data = read_btf_file(file, limit=MAX_FILE)
+    data = read_btf_file(file)
     parsed = parse_btf(data)
     with settings.record() as record:
         known = {k.id for k in record.kernels()}

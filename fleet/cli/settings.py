@@ -17,9 +17,8 @@ from probes.catalogue import Program, load_catalogue
 
 if TYPE_CHECKING:
     from btf.archive import Archive
-
-    from fleet.artefacts import Artefacts
     from fleet.record import Record
+    from fleet.rollout.execute.artefacts import Artefacts
 
 
 class HomeMissing(Fault):
@@ -69,7 +68,7 @@ class Settings:
 
     def artefacts(self) -> Artefacts:
         """Open the folder of files made for hosts."""
-        from fleet.artefacts import Artefacts
+        from fleet.rollout.execute.artefacts import Artefacts
 
         return Artefacts(self.home / "artefacts")
 

@@ -57,6 +57,22 @@ class RolloutQueries(Access):
                 raise NotInRecord(f"{rollout_id} has no step on {host!r}")
             return step_view(row)
 
+    def quarantined(self) -> frozenset[tuple[str, str]]:
+        """Return every (build digest, kernel id) that a host's verifier rejected: never a reason to fall back silently.
+
+        A rejection is the agent's COR-AGT-007 at stage ``load`` with the verifier's own words; a denial has none.
+        """
+        failed = select(StepRow.build, StepRow.kernel_id, StepRow.document).where(
+            StepRow.state == "failed", StepRow.document.is_not(None)
+        )
+        with self.reading() as session:
+            rows = [(build, kernel, _document(text) or {}) for build, kernel, text in session.execute(failed).tuples()]
+        return frozenset(
+            (build, kernel)
+            for build, kernel, said in rows
+            if said.get("code") == "COR-AGT-007" and said.get("stage") == "load" and said.get("log")
+        )
+
     def samples(
         self, rollout_id: str | None = None, *, host: str | None = None, program: str | None = None,
         wave: int | None = None, since: float | None = None, limit: int = 1000,

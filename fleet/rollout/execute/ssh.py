@@ -18,7 +18,7 @@ from typing import Any
 from btf.fault import printable
 from fleet.rollout.execute import AgentGarbled, AgentRefused, Document, Executor, ExecutorFactory, Spec
 from fleet.rollout.execute.artefacts import Artefacts
-from inventory.connect import Connection, open_connection
+from inventory.connect import Completed, Connection, open_connection
 from inventory.host import Host
 
 MAX_ANSWER = 4 * 1024 * 1024
@@ -82,7 +82,17 @@ class AgentExecutor:
         """Undo everything of *program*."""
         return self._verb("remove", "--program", program, "--token", str(token))
 
+    def records(self, program: str, *, since: int = 0, limit: int = 100) -> list[Document]:
+        """Return what *program* has seen after record *since*, newest last; a line that is no record is left out."""
+        done = self._run("records", "--program", program, "--since", str(since), "--limit", str(limit))
+        if done.status != 0:
+            self._answer("records", done)
+        return [r for line in done.stdout.splitlines() if isinstance(r := _parsed(line), dict)]
+
     def _verb(self, verb: str, *arguments: str, stdin: bytes = b"", timeout: float | None = None) -> Document:
+        return self._answer(verb, self._run(verb, *arguments, stdin=stdin, timeout=timeout))
+
+    def _run(self, verb: str, *arguments: str, stdin: bytes = b"", timeout: float | None = None) -> Completed:
         _, digest = agent_zipapp()
         place = f"{self._host.state_dir}/agent/{digest}.pyz"
         command = f"[ -f {shlex.quote(place)} ] || exit {_NO_AGENT}; exec python3 " + shlex.join(
@@ -93,7 +103,7 @@ class AgentExecutor:
         if done.status == _NO_AGENT:
             self._bring_agent(place)
             done = self._connection.run(command, stdin=stdin, timeout=limit, limit=MAX_ANSWER)
-        return self._answer(verb, done.status, done.stdout, done.stderr)
+        return done
 
     def _bring_agent(self, place: str) -> None:
         """Upload the zipapp beside its place, check its digest there, then put it in place: never half an agent."""
@@ -108,14 +118,11 @@ class AgentExecutor:
             said = done.stderr.decode(errors="replace")
             raise AgentGarbled(f"{self._host.name}: the agent could not be put in place: {printable(said, 200)}")
 
-    def _answer(self, verb: str, status: int, stdout: bytes, stderr: bytes) -> Document:
-        try:
-            document = json.loads(stdout)
-        except (ValueError, RecursionError):
-            document = None
+    def _answer(self, verb: str, done: Completed) -> Document:
+        document = _parsed(done.stdout)
         if not isinstance(document, dict):
-            said = (stderr or stdout).decode(errors="replace").strip() or "nothing"
-            raise AgentGarbled(f"{self._host.name}: agent {verb} ended with {status} and said {printable(said, 200)}")
+            said = printable((done.stderr or done.stdout).decode(errors="replace").strip() or "nothing", 200)
+            raise AgentGarbled(f"{self._host.name}: agent {verb} ended with {done.status} and said {said}")
         if document.get("ok") is False:
             code = document.get("code")
             raise AgentRefused(
@@ -124,9 +131,17 @@ class AgentExecutor:
                 document=document,
                 remedy=str(document["remedy"]) if document.get("remedy") else None,
             )
-        if status != 0:
-            raise AgentGarbled(f"{self._host.name}: agent {verb} ended with {status}")
+        if done.status != 0:
+            raise AgentGarbled(f"{self._host.name}: agent {verb} ended with {done.status}")
         return document
+
+
+def _parsed(data: bytes) -> Any:
+    """The JSON value in *data*, or None."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _json(spec: Mapping[str, Any]) -> bytes:
