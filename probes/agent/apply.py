@@ -36,11 +36,16 @@ class Attempt:
         self.candidate: Optional[Candidate] = None
         self.applied = int(before.get("applied") or 0)
         self.left: List[str] = []
+        here = (
+            bool(before.get("spec")) and before.get("boot_id") == scopes.boot_id() and before.get("state") != "stopped"
+        )
+        # What may still be in place: it runs, or its holder died and what it pinned stays.
+        self.predecessor: Optional[Spec] = check_spec(before["spec"]) if here else None
 
     @property
     def previous(self) -> Optional[Spec]:
         """The spec that ran when this apply began, if one did."""
-        return check_spec(self.before["spec"]) if self.before.get("state") == "running" else None
+        return self.predecessor if self.before.get("state") == "running" else None
 
     def write(self, state: str, **fields: Any) -> None:
         """Replace the state: what was before, with *fields* over it."""
@@ -93,10 +98,10 @@ def _stop(attempt: Attempt) -> None:
         attempt.candidate.stop()
     if not attempt.spec.static:
         return
-    previous = attempt.previous
-    if previous and same_family(previous, attempt.spec):
+    old = attempt.predecessor
+    if old and same_family(old, attempt.spec):
         if attempt.candidate:
-            attempt.before.update(put_back(attempt.place, previous, attempt.before))
+            attempt.before.update(put_back(attempt.place, old, attempt.before), state="running")
     else:
         attempt.left += undo_all(attempt.place, attempt.spec)
 
@@ -127,9 +132,9 @@ def _commit(attempt: Attempt) -> None:
 def _retire(attempt: Attempt) -> None:
     """End the predecessor, now that the new one stands, and undo what it left if the new one does not replace that."""
     attempt.left += end_holder(attempt.place, attempt.before)
-    previous = attempt.previous
-    if previous and not same_family(previous, attempt.spec):
-        attempt.left += undo_all(attempt.place, previous)
+    old = attempt.predecessor
+    if old and not same_family(old, attempt.spec):
+        attempt.left += undo_all(attempt.place, old)
 
 
 def _promote(attempt: Attempt) -> None:
@@ -226,7 +231,10 @@ def _undo(attempt: Attempt, done: List[Step], refusal: Refusal) -> None:
     text = "%s (generation %d, step %s)" % (refusal, attempt.spec.generation, done[-1].name)
     text += "; left: " + "; ".join(left) if left else ""
     goes_on = standing(attempt.place, attempt.before).state == "running"
-    fields: Dict[str, Any] = {} if goes_on else {"spec": attempt.spec.document(), "holder": None, "previous": None}
+    fields: Dict[str, Any] = {}
+    if not goes_on:  # the predecessor is kept in mind: a remove must undo what it may have left
+        old = attempt.predecessor
+        fields = {"spec": attempt.spec.document(), "holder": None, "previous": old.document() if old else None}
     try:
         attempt.write("running" if goes_on else "failed", reason=text, intent=None, retiring=None, **fields)
     except StateUnwritable:

@@ -9,6 +9,7 @@ from typing import Any, Dict
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_NO = 3
+EXIT_INTERRUPTED = 130
 
 
 def printable(text: str, limit: int = 400) -> str:
@@ -152,6 +153,14 @@ class ScopeUnresolved(Refusal):
     code = "COR-AGT-015"
     exit = EXIT_NO
     remedy = "Correct the scope's path for this host."
+
+
+class Interrupted(Refusal):
+    """Someone pressed Ctrl-C."""
+
+    code = "COR-AGT-016"
+    exit = EXIT_INTERRUPTED
+    remedy = "Repeat the call with the same token: what was done is not done again."
 
 
 class Unexpected(Refusal):

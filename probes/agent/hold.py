@@ -20,7 +20,7 @@ from probes.agent.normalise import Normaliser
 from probes.agent.process import identity
 from probes.agent.records import RecordLog
 from probes.agent.scope import boot_id
-from probes.agent.state import boot_seconds, note, read_json, write_json
+from probes.agent.state import Watched, boot_seconds, note, read_json, write_json
 from probes.agent.variant import VARIANTS, Site
 from probes.agent.verify import undo
 from probes.agent.wire import Wire
@@ -52,6 +52,7 @@ class Holder:
         self.trouble: Event = {}
         self.records: Optional[RecordLog] = None
         self.meter: Optional[cost.Meter] = None
+        self._lease, self._state = Watched(self.place.lease), Watched(self.place.state)
         self.check_s: float = min(CHECK_S, self.spec.budget["interval_s"])
         self._wake, self._waker = os.pipe()
         self.normaliser = Normaliser(site)
@@ -190,12 +191,12 @@ class Holder:
         self._write_status()
 
     def _check_lease(self) -> None:
-        lease = read_json(self.place.lease)
+        lease = self._lease.read()
         if lease and lease.get("boot_id") == boot_id() and boot_seconds() >= float(lease.get("expires_boot", 0)):
             self._end("expired", "%s: nobody renewed the lease%s" % (EXPIRED, self._what_stays()))
 
     def _check_owner(self) -> None:
-        state = read_json(self.place.state)
+        state = self._state.read()
         if state is not None and state.get("holder") != self.me:
             self._end("stopped", None)
 

@@ -15,6 +15,7 @@ from probes.agent.verify import undo
 from probes.agent.wire import Wire
 
 STOP_S = 20.0
+MAX_LOG = 1024 * 1024
 _PROMOTE_S = 20.0
 
 
@@ -68,6 +69,8 @@ class Candidate:
 
 def launch(site: Site) -> Candidate:
     """Start a holder for the spec and wait until its child is ready, or raise NotAttached with what it said."""
+    if os.path.exists(site.place.log) and os.path.getsize(site.place.log) > MAX_LOG:
+        os.replace(site.place.log, site.place.log + ".1")
     ours, its = socket.socketpair()
     command = own_command(
         "hold", "--state", site.place.root, "--program", site.spec.program, "--spec", site.spec_file,

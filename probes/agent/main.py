@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Se
 from probes.agent import calibrate as calibration
 from probes.agent import child_bcc, child_fallback, revert, store
 from probes.agent.apply import CHECKS, Attempt, apply, lease
-from probes.agent.faults import EXIT_FAILURE, NotHere, Refusal, StateUnwritable, Unexpected, Usage
+from probes.agent.faults import EXIT_FAILURE, Interrupted, NotHere, Refusal, StateUnwritable, Unexpected, Usage
 from probes.agent.hold import Holder
 from probes.agent.records import read_records
 from probes.agent.remove import remove
@@ -204,6 +204,8 @@ def main(argv: Sequence[str]) -> int:
         return _refuse(verb, refusal)
     except OSError as error:
         return _refuse(verb, StateUnwritable("%s: %s" % (error.filename or "input or output", error.strerror)))
+    except KeyboardInterrupt:
+        return _refuse(verb, Interrupted("interrupted; ask the status for what stands"))
     except Exception as error:  # the caller parses one document whatever happens; the trace goes to stderr
         import traceback
 

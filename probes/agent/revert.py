@@ -11,6 +11,7 @@ from probes.agent.process import alive, detach, own_command
 from probes.agent.scope import boot_id
 from probes.agent.spec import check_spec
 from probes.agent.state import Place, boot_seconds, forget, locked, note, read_json, write_json
+from probes.agent.variant import same_family
 
 LOOK_S = 1.0
 
@@ -80,6 +81,7 @@ def perform(place: Place) -> None:
     if before:
         try:
             fields = put_back(place, before, state)
+            left += [] if same_family(before, spec) else undo_all(place, spec)
             text += "; generation %d is back" % before.generation
         except Refusal as refusal:
             left += ["generation %d did not come back: %s" % (before.generation, refusal)]

@@ -113,6 +113,26 @@ def read_json(path: str) -> Optional[Dict[str, Any]]:
     return document if isinstance(document, dict) else None
 
 
+class Watched:
+    """A JSON file that is looked at often and changes seldom: it is read again only when it was replaced."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seen: Any = ()
+        self._document: Optional[Dict[str, Any]] = None
+
+    def read(self) -> Optional[Dict[str, Any]]:
+        """Return what ``read_json`` would."""
+        try:
+            found = os.stat(self._path)
+            seen: Any = (found.st_ino, found.st_mtime, found.st_size)
+        except OSError:
+            seen = None
+        if seen != self._seen:
+            self._seen, self._document = seen, read_json(self._path)
+        return self._document
+
+
 def forget(path: str) -> None:
     """Remove a file; idempotent."""
     try:

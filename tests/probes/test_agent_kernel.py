@@ -247,6 +247,43 @@ def test_an_unconfirmed_net_policy_goes_by_itself(realm: Realm) -> None:
     assert filters(realm) == []
 
 
+def chains(realm: Realm) -> list[str]:
+    return [line for line in realm.inside("iptables-save").splitlines() if "COROLLOUT" in line]
+
+
+def test_variants_of_a_policy_change_over_and_back(realm: Realm) -> None:
+    core = policy(realm)
+    files = {"module": realm.stage((NET_POLICY / "fallback.py").read_bytes()), "adapter": core["files"]["adapter"]}
+    fallback = {**core, "variant": "fallback", "files": files, "generation": 2}
+    realm.applied(core, 1)
+    assert realm.run("confirm", "--program", "sample-trace", "--token", "1")[0] == 0
+    answer = realm.applied({**fallback, "revert_s": 2.0}, 2)
+    assert answer["left"] == [] and filters(realm) == [] and chains(realm)
+    assert realm.row()["observed"]["rules"] > 0
+    row = realm.reaches("reverted", "COR-AGT-022")  # nobody confirmed
+    assert (row["variant"], row["generation"], row["observed"]["alive"]) == ("core", 1, True)
+    assert len(filters(realm)) == 2 and chains(realm) == []
+    # A dead holder's pinned policy is not forgotten when another variant takes over.
+    os.kill(realm.holder()["pid"], signal.SIGKILL)
+    realm.reaches("failed", "COR-AGT-023")
+    realm.applied({**fallback, "generation": 3}, 3)
+    assert filters(realm) == [] and chains(realm)
+    assert realm.run("remove", "--program", "sample-trace", "--token", "4")[0] == 0
+    assert filters(realm) == [] and chains(realm) == []
+
+
+def test_a_failed_successor_leaves_the_policy_of_a_dead_holder_in_force(realm: Realm) -> None:
+    realm.applied(policy(realm), 1)
+    os.kill(realm.holder()["pid"], signal.SIGKILL)
+    realm.reaches("failed", "COR-AGT-023")
+    wrong = {**POLICY, "interface": "absent0"}
+    status, answer = realm.apply(policy(realm, generation=2, config=wrong), 2)
+    assert (status, answer["code"]) == (1, "COR-AGT-008") and "absent0" in answer["message"]
+    assert len(filters(realm)) == 2 and realm.row()["state"] == "failed"
+    assert realm.run("remove", "--program", "sample-trace", "--token", "3")[0] == 0
+    assert filters(realm) == []
+
+
 def test_a_filter_someone_removed_is_noticed(realm: Realm) -> None:
     realm.applied(policy(realm), 1)
     realm.inside("tc", "qdisc", "del", "dev", "up0", "clsact")
