@@ -9,14 +9,12 @@ import array
 import errno
 import importlib.util
 import json
-import os
 import select
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "sctp": 132}
@@ -149,7 +147,9 @@ def hold(variant: str, folder: Path) -> None:
     adapter = module(folder, "adapter")
     context = Context(config)
     if variant == "fallback":
-        module(folder, "fallback").run(context)
+        fallback = module(folder, "fallback")
+        fallback.COUNT_EVERY_S = 0.2
+        fallback.run(context)
     elif variant == "core":
         wanted = adapter.core_arguments(config, context.scope)
         with tempfile.TemporaryDirectory() as scratch:

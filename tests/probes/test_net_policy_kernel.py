@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,7 @@ from fleet.policy import judge
 pytestmark = pytest.mark.kernel
 
 REMOTES = ("10.9.0.1", "10.9.0.2", "10.9.1.1", "10.9.1.200", "192.0.2.9", "2001:db8::1", "2001:db8::2", "2001:db8:1::1")
-VARIANTS = ("core", "fallback-nft", "fallback-legacy")
+VARIANTS = ("core", "bcc", "fallback-nft", "fallback-legacy")
 
 
 def rule(number: int, side: str, action: str, cidr: str, proto: str = "any", port: Any = None) -> dict[str, Any]:
