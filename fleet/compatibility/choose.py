@@ -12,7 +12,7 @@ from typing import Any
 
 from btf.fault import printable
 from fleet.compatibility.decide import Learned, Outcome, assess
-from fleet.compatibility.features import CachedTypes, KernelTypes, Known
+from fleet.compatibility.sources import CachedTypes, KernelTypes, Known
 from fleet.compatibility.unlock import openings
 from fleet.compatibility.verdict import Assessment, Choice, Evidence, Reason, Requirement, Unlock, Verdict
 from inventory.facts import Answer, Facts
@@ -148,16 +148,19 @@ def why(assessment: Assessment) -> str:
 def _summary(choice: Choice) -> str:
     """One line for a person: what it gets and why not better, or why nothing and what would help."""
     parts = [f"{a.variant} {a.verdict}: {why(a)}" for a in choice.assessments if a.variant != choice.variant]
-    if choice.variant is None:
-        head = "nothing runs here"
-        if ways := openings(choice):
-            variant, unlocks = ways[0]
-            head += f"; to open {variant}: {' and '.join(u.action for u in unlocks)}"
-    else:
-        head = f"{choice.variant} {choice.verdict}"
-        if lost := next(a.lost for a in choice.assessments if a.variant == choice.variant):
-            head += f" without {', '.join(lost)}"
+    if choice.variant is not None:
+        lost = next(a.lost for a in choice.assessments if a.variant == choice.variant)
+        return printable("; ".join([f"{choice.variant} {choice.verdict}", *parts, *_without(lost)]))
+    head = "nothing runs here"
+    if ways := openings(choice):
+        variant, unlocks = ways[0]
+        head += f"; to open {variant}: {' and '.join(u.action for u in unlocks)}"
     return printable("; ".join([head, *parts]))
+
+
+def _without(lost: Sequence[str]) -> tuple[str, ...]:
+    """Say what is lost, last: it may be long."""
+    return (f"does not give: {', '.join(lost)}",) if lost else ()
 
 
 def choose_all(

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fleet.compatibility.features import FEATURES, Finding, Known, alternatives, noun
+from fleet.compatibility.features import FEATURES, alternatives, noun
+from fleet.compatibility.sources import Finding, Known
 from fleet.compatibility.unlock import unlock_for
 from fleet.compatibility.verdict import Assessment, Evidence, Reason, Requirement, Unlock, Verdict
 from inventory.facts import Answer
@@ -30,7 +31,7 @@ class Outcome(Protocol):
 
     @property
     def outcome(self) -> str:
-        """``value``, ``poisoned`` or ``ambiguous``."""
+        """``value``, ``poisoned``, ``ambiguous`` or ``failed``."""
 
     @property
     def guarded(self) -> bool | None:
@@ -139,7 +140,7 @@ def relocation_reasons(
         if out.outcome == "value" or (out.outcome == "poisoned" and out.guarded):
             continue
         need = Requirement("relocation", out.local, optional=out.program in absent, program=out.program)
-        sure = out.outcome == "ambiguous" or out.guarded is False
+        sure = out.outcome != "poisoned" or out.guarded is False  # all else makes libbpf refuse the object
         said = Answer.NO if sure else Answer.UNKNOWN
         detail = f"{out.local}: {out.detail}" if out.detail else out.local
         key = (out.program, out.local, out.outcome)

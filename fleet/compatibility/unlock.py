@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from fleet.compatibility.features import Finding, Known, alternatives, kconfig, noun
+from fleet.compatibility.features import alternatives, noun
 from fleet.compatibility.signs import release_version
+from fleet.compatibility.sources import Finding, Known, kconfig
 from fleet.compatibility.verdict import Assessment, Choice, Requirement, Unlock, Verdict
 from inventory.facts import Answer, Facts
 from probes.manifest import LADDER
@@ -42,9 +43,9 @@ MISSING = {
 
 
 def _lists(facts: Facts, name: str, wanted: str) -> bool | None:
-    """Whether the list fact *name* has *wanted*, ignoring case; None when the list is not known."""
+    """Whether the list fact *name* has *wanted*, ignoring case and CAP_; None when the list is not known."""
     value = facts.value(name)
-    return wanted in {str(v).lower() for v in value} if isinstance(value, list) else None
+    return wanted in {str(v).lower().removeprefix("cap_") for v in value} if isinstance(value, list) else None
 
 
 def _is_bpf(need: Requirement) -> bool:
@@ -101,8 +102,8 @@ DENIALS = (
         Unlock("grant-capabilities", "give the agent CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (CAP_SYS_ADMIN below 5.8)"),
         lambda need, _f, facts: (
             _is_bpf(need)
-            and _lists(facts, "caps.effective", "cap_sys_admin") is False
-            and _lists(facts, "caps.effective", "cap_bpf") is False
+            and _lists(facts, "caps.effective", "sys_admin") is False
+            and _lists(facts, "caps.effective", "bpf") is False
         ),
     ),
     Denial(
@@ -112,7 +113,7 @@ DENIALS = (
             need.kind == "map_type"
             and found.errno == "EPERM"
             and (release_version(str(facts.value("kernel.release", ""))) or (9, 0)) < (5, 11)
-            and not _lists(facts, "caps.effective", "cap_sys_resource")
+            and not _lists(facts, "caps.effective", "sys_resource")
         ),
     ),
     Denial(
@@ -120,7 +121,7 @@ DENIALS = (
         lambda need, found, facts: (
             need.subject in ("probe.sock_diag_destroy", "probe.af_packet")
             and found.errno in ("EPERM", "EACCES")
-            and _lists(facts, "caps.effective", "cap_net_admin") is False
+            and _lists(facts, "caps.effective", "net_admin") is False
         ),
     ),
 )
@@ -140,6 +141,8 @@ def unlock_for(need: Requirement, found: Finding, known: Known) -> Unlock | None
         return _missing(need, facts)
     if found.answer is not Answer.BLOCKED:
         return None
+    if found.because in MISSING:
+        return MISSING[found.because].unlock
     for row in DENIALS:
         if row.applies(need, found, facts):
             return row.unlock

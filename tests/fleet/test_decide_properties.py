@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from decide_cases import BASE, decide, facts, types
 
 from fleet.compatibility.decide import RUNS_BPF, answer, weigh
-from fleet.compatibility.features import FEATURES, Finding, Known
+from fleet.compatibility.features import FEATURES
 from fleet.compatibility.signs import ATTACH_SIGNS, FEATURE_SIGNS
+from fleet.compatibility.sources import Finding, Known
 from fleet.compatibility.unlock import needed, openings
 from fleet.compatibility.verdict import Evidence, Requirement, Verdict
 from inventory.facts import Answer
