@@ -177,6 +177,19 @@ def test_a_rejected_object_is_reported_with_its_log(realm: Realm) -> None:
     assert (status, answer["code"]) == (3, "COR-AGT-007") and answer["stage"] in ("open", "load")
 
 
+def test_the_calibration_is_kept_for_this_boot(realm: Realm) -> None:
+    spec = realm.tcp_flow()
+    realm.applied(spec, 1)
+    kept = json.loads((realm.state / "calibration.json").read_bytes())
+    assert (
+        kept["attach_ns"]["tracepoint"] > 0
+        and kept["floor_ns"] > 0
+        and kept["boot_id"] == realm.run("status")[1]["boot_id"]
+    )
+    status, again = realm.run("calibrate")  # the runner is that of the program that runs
+    assert status == 0 and set(again["attach_ns"]) == set(kept["attach_ns"])
+
+
 def test_burn_is_stopped_by_the_host_alone(realm: Realm) -> None:
     budget = {"cpu_percent": 1.0, "ns_per_event": 2000.0, "memory_mib": 64.0, "loss_percent": 100.0, "interval_s": 0.4}
     spec = realm.program(BURN, record="burn_record")
