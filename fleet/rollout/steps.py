@@ -24,7 +24,8 @@ from fleet.rollout.watch import boot_of, kernel_of, observe
 from inventory.connect.errors import Refused, Unreachable
 from inventory.host import Host
 
-BUSY = "COR-AGT-009"  # another agent call holds the host's lock: ours of before, perhaps
+# Refusals that say nothing about what stands: another call holds the lock (ours of before, perhaps), or was interrupted.
+UNSURE = ("COR-AGT-009", "COR-AGT-016")
 ASKS = 4  # how often an unknown outcome is asked after before the host counts as unreachable
 ASK_PAUSE_S = 2.0
 
@@ -165,7 +166,7 @@ def make_so(work: Work, host: Host, spec: Spec, token: int, *, known: bool) -> M
                     seen = observe(executor.status(spec["program"]), spec["program"])
                 if seen.token == token and seen.ended:
                     raise StepFailed(seen.reason or f"the host says {seen.state}")
-                if seen.token == token and seen.state == "running" and seen.alive:
+                if seen.runs(spec["build"], token):
                     return seen.entry
                 if seen.token == token and seen.state == "applying":
                     last = Unreachable(f"{host.name}: still applying")
@@ -176,9 +177,9 @@ def make_so(work: Work, host: Host, spec: Spec, token: int, *, known: bool) -> M
         except (Unreachable, AgentGarbled) as fault:  # it may or may not have happened: ask, over a new connection
             last = fault
         except AgentRefused as fault:
-            if fault.agent_code != BUSY:
+            if fault.agent_code not in UNSURE:
                 raise
-            last = Unreachable(f"{host.name}: busy with an earlier call")
+            last = Unreachable(f"{host.name}: {fault.message}")
     raise last if isinstance(last, Unreachable) else Unreachable(last.message)
 
 
@@ -187,7 +188,7 @@ def verify(work: Work, host: Host, spec: Spec, token: int) -> Mapping[str, Any]:
     with work.connect(host) as executor:
         status = executor.status(spec["program"])
         seen = observe(status, spec["program"])
-        if seen.token != token or seen.ended or not seen.alive:
+        if not seen.runs(spec["build"], token):
             raise StepFailed(f"applied, and then {seen.state}: {seen.reason or 'it does not run'}")
         if spec["revert_s"]:
             executor.confirm(spec["program"], token)

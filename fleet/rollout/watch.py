@@ -14,6 +14,7 @@ from btf.fault import printable
 from fleet.record.views import SampleView
 
 _ENDED = ("tripped", "expired", "reverted", "stopped", "failed")
+_CUT_OFF = "COR-AGT-026"  # the agent's reason for: an apply did not get to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,19 @@ class Observed:
     entry: Mapping[str, Any]
 
     @property
+    def cut_off(self) -> bool:
+        """Whether the order itself broke off on the host; what is seen is what was before it."""
+        return (self.reason or "").startswith(_CUT_OFF)
+
+    @property
     def ended(self) -> bool:
         """Whether it ran and no longer does."""
-        return self.state in _ENDED
+        return self.state in _ENDED and not self.cut_off
+
+    def runs(self, build: str, token: int) -> bool:
+        """Whether exactly this order stands: its token, its build, alive in the kernel."""
+        same = self.token == token and self.entry.get("build") == build
+        return same and self.state == "running" and self.alive and not self.cut_off
 
 
 def _number(value: Any) -> float | None:
