@@ -7,12 +7,14 @@ python=$1 venv=$2
 # command-to-look-for:package
 needs=(
   clang:clang llvm-strip:llvm gcc:gcc bpftool:bpftool sshd:openssh-server ssh-keygen:openssh-client ip:iproute2
-  iptables:iptables ipset:ipset make:make xz:xz-utils git:git
+  iptables:iptables ipset:ipset make:make xz:xz-utils git:git strace:strace
 )
 # file-to-look-for:package
+headers="linux-headers-$(dpkg --print-architecture 2>/dev/null || echo amd64)"
 files=(
   /usr/include/bpf/libbpf.h:libbpf-dev /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
   /usr/lib/python3/dist-packages/bcc:python3-bpfcc
+  "/usr/share/doc/$headers:$headers" # for tests of BCC builds
 )
 export PATH="$PATH:/usr/sbin:/sbin"
 missing=()

@@ -3,7 +3,7 @@
  *
  * A streaming program is written once, as a function that ends in stream(), and appears in the object twice: NAME gives
  * RING and NAME_perf gives PERF. The runner creates one of the two maps and loads the program that fits it, so an old
- * kernel's verifier never sees what it does not know. No constants in memory and no loops: .rodata is refused before 5.2.
+ * kernel's verifier never sees what it does not know. No constants in memory: .rodata is refused before Linux 5.2.
  */
 #ifndef STREAM_H
 #define STREAM_H
@@ -12,7 +12,9 @@
 
 #include <bpf/bpf_helpers.h>
 
+#ifndef STREAM_BYTES
 #define STREAM_BYTES (1 << 20)
+#endif
 
 enum transport { RING, PERF };
 

@@ -184,15 +184,20 @@ static void loop(struct streaming *streaming, int signals)
 		{.fd = streaming->ring ? ring_buffer__epoll_fd(streaming->ring) : -1, .events = POLLIN},
 		{.fd = streaming->perf ? perf_buffer__epoll_fd(streaming->perf) : -1, .events = POLLIN},
 	};
+	uint64_t checked = 0;
 
 	while (!streaming->quit && json_flush()) {
 		if (poll(fds, 4, TICK_MS) < 0 && errno != EINTR)
 			break;
 		if (fds[2].revents)
 			ring_buffer__consume(streaming->ring);
+		/* Not perf_buffer__poll(): asking whether a perf descriptor is ready clears that it is. */
 		if (fds[3].revents)
-			perf_buffer__poll(streaming->perf, 0);
-		check_lost(streaming);
+			perf_buffer__consume(streaming->perf);
+		if (now_ns() - checked > TICK_MS * 1000000ull) {
+			checked = now_ns();
+			check_lost(streaming);
+		}
 		if (fds[0].revents)
 			read_commands(streaming);
 		if (fds[1].revents)

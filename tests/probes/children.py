@@ -44,6 +44,16 @@ class Child:
             self._queue.put(json.loads(line))
         self._queue.put(None)
 
+    def close(self) -> None:
+        """Kill it if it still runs and close its pipes."""
+        assert self.process.stdin and self.process.stdout
+        self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()  # what a killed strace held goes on until its input ends
+        self._reader.join(DEADLINE_S)
+        self.process.stdout.close()
+
     def wait(self, name: str, **fields: Any) -> Event:
         """Return the next event called *name* whose *fields* are equal; others are kept in ``said``."""
         while True:
@@ -85,17 +95,51 @@ def child(command: Sequence[str | Path]) -> Iterator[Child]:
     try:
         yield held
     finally:
-        held.process.kill()
-        held.process.wait()
-        for pipe in (held.process.stdin, held.process.stdout):
-            if pipe:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        held.close()
 
 
 def hold(*arguments: str | Path, inside: Sequence[str] = WITH_TRACEFS) -> contextlib.AbstractContextManager[Child]:
     """Hold an object with the runner; the runner is exec'd, so the child is the runner itself."""
     return child([*inside, RUNNER, "hold", *arguments])
+
+
+def compile_object(name: str, into: Path, **macros: str) -> Path:
+    """Compile tests/probes/objects/NAME.bpf.c as the project compiles its own objects."""
+    out = into / f"{name}{''.join(macros.values())}.bpf.o"
+    words = subprocess.run(
+        ["make", "-s", "-f", "-", "flags"],
+        input="include probes/build.mk\nflags:\n\t@echo $(CLANG) $(BPF_CFLAGS)\n",
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    source = ROOT / "tests/probes/objects" / f"{name}.bpf.c"
+    defines = [f"-D{key}={value}" for key, value in macros.items()]
+    # Test programs take a context that they do not read.
+    subprocess.run([*words, "-Wno-unused-parameter", *defines, "-c", source, "-o", out], cwd=ROOT, check=True)
+    return out
+
+
+def refusing(command: str, run: Sequence[str | Path]) -> list[str]:
+    """Return the words that run *run* on a kernel that refuses one bpf() command.
+
+    *command* is text that strace shows in the call, `BPF_LINK_CREATE`. The calls are counted in a first run, since only
+    the n-th call of a name can be made to fail.
+    """
+    shown = subprocess.run(
+        ["strace", "-qq", "-e", "trace=bpf", *map(str, run)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    ).stderr
+    calls = [line for line in shown.splitlines() if line.startswith("bpf(")]
+    numbers = [number for number, line in enumerate(calls, 1) if command in line]
+    assert numbers, f"no {command} among {len(calls)} calls"
+    words = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=bpf", "-e", f"inject=bpf:error=EINVAL:when={numbers[0]}"]
+    return [*words, *map(str, run)]
 
 
 def bpfrun(*arguments: str | Path, inside: Sequence[str] = ()) -> tuple[int, list[Event]]:

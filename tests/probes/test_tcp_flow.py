@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import TCP_FLOW, WITH_TRACEFS, Child, child, hold
+from children import RUNNER, TCP_FLOW, WITH_TRACEFS, Child, child, hold, refusing
 from namespaces import Namespace, pair
 
 from probes.programs.tcp_flow import adapter
@@ -275,18 +275,11 @@ def test_without_tracefs_the_error_says_so() -> None:
     assert "tracefs is not mounted" in error["message"]
 
 
-def test_a_program_for_the_perf_buffer_gives_the_same_record(sides: tuple[Namespace, Namespace]) -> None:
-    """The kernel is made to refuse ring buffers: the one system call that asks for one fails with EINVAL."""
+def test_the_perf_buffer_gives_the_same_record(sides: tuple[Namespace, Namespace]) -> None:
+    """The kernel is made to refuse ring buffers: the runner's question about them fails with EINVAL."""
     client, server = sides
-    inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=bpf", "-e", "inject=bpf:error=EINVAL:when=1")
-    with hold(
-        TCP_FLOW / "core.bpf.o",
-        "--record",
-        "flow_record",
-        "--set",
-        scope_words(client),
-        inside=(*WITH_TRACEFS, *inject),
-    ) as core:
+    words = [RUNNER, "hold", TCP_FLOW / "core.bpf.o", "--record", "flow_record", "--set", scope_words(client)]
+    with child(refusing("BPF_MAP_TYPE_RINGBUF", [*WITH_TRACEFS, *words])) as core:
         ready = core.wait("ready")
         assert [p["name"] for p in ready["programs"]] == ["flow_perf"]
         assert "events" not in [m["name"] for m in ready["maps"]]

@@ -14,7 +14,8 @@
 #define MAX_OPEN 65536
 #define SOCK_DONE 1 /* bit of skc_flags: a FIN has arrived (enum sock_flags) */
 
-enum { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSED, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING };
+/* The kernel's TCP states, as the tracepoint gives them. */
+enum { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSED = 7, LAST_ACK = 9, LISTEN, CLOSING };
 
 enum role { UNKNOWN, CLIENT, SERVER };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* A program that costs far too much on purpose: every getppid() copies half a megabyte in the kernel. Tests let it loose to see
- * the watchdog stop it. */
+/* A program that costs far too much on purpose: every getppid() copies half a megabyte in the kernel. Tests let it loose to
+ * see the watchdog stop it. */
 #include "scope.h"
 #include "stream.h"
 
