@@ -19,6 +19,7 @@ from btf.fault import Fault
 from btf.relocate import relocate
 from btf.types import Btf
 from fleet.compatibility.choose import Kernels, Material, choose_all
+from fleet.compatibility.declared import compare_declared
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.verdict import Choice
 from fleet.record import Record
@@ -115,11 +116,13 @@ def materials(program: Program) -> dict[str, Material]:
             found[variant] = Material(build=build.digest)
             continue
         parsed = read_object(build.files["object"].read_bytes())
+        requirements = infer(parsed)
+        compare_declared(program.name, program.manifest.requires, requirements)
 
         def against(btf: Btf, parsed=parsed):  # type: ignore[no-untyped-def]  # bound per loop turn
             return relocate(parsed, btf)
 
-        found[variant] = Material(build=build.digest, requirements=infer(parsed), relocate=against)
+        found[variant] = Material(build=build.digest, requirements=requirements, relocate=against)
     return found
 
 

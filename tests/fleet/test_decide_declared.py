@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from btf.elf_object import read_object
 from fleet.compatibility.declared import RequirementKindUnknown, RequirementUndeclared, compare_declared
+from fleet.compatibility.requirements import infer
 from fleet.compatibility.verdict import Requirement
+from probes.catalogue import Program, load_catalogue
 
 NEEDS = (
     Requirement("map_type", "hash"),
@@ -34,3 +37,9 @@ def test_an_unknown_kind_suggests_the_near_one() -> None:
 
 def test_kinds_not_declared_are_not_compared() -> None:
     assert compare_declared("p", {}, NEEDS) == ()
+
+
+@pytest.mark.parametrize("program", load_catalogue().values(), ids=lambda p: p.name)
+def test_what_we_ship_declares_what_its_object_needs(program: Program) -> None:
+    obj = read_object(program.build("core").files["object"].read_bytes())
+    assert compare_declared(program.name, program.manifest.requires, infer(obj)) == ()
