@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from btf.archive import Archive
-from inventory.collect import ScanOutcome, fetch_btf
-from inventory.collect import scan as collect
-
 from btf.elf_object import read_object
 from btf.fault import Fault
 from btf.relocate import relocate
@@ -23,6 +20,8 @@ from fleet.compatibility.declared import compare_declared
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.verdict import Choice
 from fleet.record import Record
+from inventory.collect import ScanOutcome, fetch_btf
+from inventory.collect import scan as collect
 from inventory.connect import Connection
 from inventory.facts import Answer, Facts
 from inventory.host import Host
