@@ -123,13 +123,15 @@ class Context:
         self.scope = {"kind": "host", "netns": 0, "cgroup": 0}
         self.host, self.program, self.tag = "h", "net-policy", "corollout:net-policy:1"
         self.directory = tempfile.gettempdir()
+        self.asked = False
 
     def ready(self, details) -> None:
         say(event="ready", **details)
 
     def stopping(self, timeout_s: float) -> bool:
         if select.select([sys.stdin], [], [], timeout_s)[0]:
-            return not sys.stdin.readline().startswith("dump")
+            self.asked = sys.stdin.readline().startswith("dump")
+            return not self.asked
         return False
 
     def emit(self, raw) -> None:
@@ -139,7 +141,8 @@ class Context:
         say(event="lost", count=count)
 
     def counters(self, rows) -> None:
-        say(event="counters", rows=rows)
+        say(event="fresh" if self.asked else "counters", rows=rows)
+        self.asked = False
 
 
 def hold(variant: str, folder: Path) -> None:

@@ -67,8 +67,8 @@ class Held:
     def counters(self) -> dict[Any, int]:
         """Packets by (rule, direction), zeros left out, as the adapter gives them."""
         if self.variant == "fallback":
-            self.until("counters")  # one may have been read before the last packet
-            rows = self.until("counters")["rows"]
+            self.order("dump")
+            rows = self.until("fresh")["rows"]
         else:
             self.order("dump counters")
             entries = self.until("map")["entries"]

@@ -230,8 +230,11 @@ INLINE void read_icmp(struct __sk_buff *skb, struct packet *packet)
 		if (type != 128 && type != 129)
 			return;
 	}
-	__builtin_memcpy(&packet->sport, head + 4, 2); /* an echo's identifier is its port */
-	packet->dport = packet->sport;
+	/* The identifier is the port of the one who asks, so that a question is never taken for an answer. */
+	if (type == 8 || type == 128)
+		__builtin_memcpy(&packet->sport, head + 4, 2);
+	else
+		__builtin_memcpy(&packet->dport, head + 4, 2);
 }
 
 INLINE void read_ports(struct __sk_buff *skb, struct packet *packet)
@@ -298,7 +301,7 @@ INLINE int is_about_a_conversation(struct __sk_buff *skb, const struct packet *p
 	__u32 inner = packet->payload + 8, source[4] = {}, destination[4] = {};
 	struct conversation *conversation;
 	struct flow flow = {};
-	__u8 head[40];
+	__u8 head[40], type;
 	__u16 both[2], id;
 
 	if (packet->family == 4) {
@@ -319,10 +322,11 @@ INLINE int is_about_a_conversation(struct __sk_buff *skb, const struct packet *p
 	if (bpf_skb_load_bytes(skb, inner, both, sizeof(both)))
 		return 0;
 	if (flow.proto == ICMP) {
+		type = *(__u8 *)both;
 		if (bpf_skb_load_bytes(skb, inner + 4, &id, sizeof(id)))
 			return 0;
-		both[0] = id;
-		both[1] = id;
+		both[0] = type == 8 || type == 128 ? id : 0;
+		both[1] = type == 0 || type == 129 ? id : 0;
 	} else if (flow.proto != TCP && flow.proto != UDP && flow.proto != SCTP) {
 		both[0] = 0;
 		both[1] = 0;
