@@ -19,11 +19,13 @@ BUILT_IN_CATEGORIES = frozenset(
 class Sign:
     """How BTF or kconfig shows something that has no constant of its own.
 
-    ``enum`` is (enum, constant); missing there means ``no``. ``function`` missing proves nothing. ``kconfig`` symbols
+    ``enum`` is (enum, constant); missing there means ``no``. ``later`` likewise, but a constant that came later: there
+    it means ``yes``, missing it means nothing. ``function`` missing proves nothing. ``kconfig`` symbols
     must all be y or m. ``since`` is the first upstream version: a claim, used when nothing better is there.
     """
 
     enum: tuple[str, str] | None = None
+    later: tuple[str, str] | None = None
     member_of: str = ""  # a type that only exists with the feature
     function: str = ""
     kconfig: tuple[str, ...] = ()
@@ -53,6 +55,7 @@ ATTACH_SIGNS = {
     "xdp": Sign(function="do_xdp_generic", since=(4, 12)),
 }
 
+_BTF_LOAD = ("bpf_cmd", "BPF_BTF_LOAD")  # came with 4.18
 # No constant of their own either: told by something that came with the same series, else by version.
 FEATURE_SIGNS = {
     # Since Linux commit c04c0d2b968a ("bpf: increase complexity limit and maximum program size") (v5.2); told by
@@ -60,13 +63,13 @@ FEATURE_SIGNS = {
     "large_insns": Sign(enum=("bpf_cmd", "BPF_MAP_FREEZE"), since=(5, 2)),
     "global_data": Sign(enum=("bpf_cmd", "BPF_MAP_FREEZE"), since=(5, 2)),
     # Since Linux commit 2589726d12a1 ("bpf: introduce bounded loops") (v5.3).
-    "bounded_loops": Sign(since=(5, 3)),
-    "isa_v1": Sign(since=(3, 19)),
-    "isa_v2": Sign(since=(4, 14)),
-    "isa_v3": Sign(enum=("bpf_cmd", "BPF_MAP_FREEZE"), since=(5, 1)),
-    "isa_v4": Sign(since=(6, 6)),
-    "prog_name": Sign(since=(4, 15)),
-    "bpf2bpf": Sign(since=(4, 16)),
+    "bounded_loops": Sign(later=("bpf_cmd", "BPF_BTF_GET_NEXT_ID"), since=(5, 3)),
+    "isa_v1": Sign(later=_BTF_LOAD, since=(3, 19)),
+    "isa_v2": Sign(later=_BTF_LOAD, since=(4, 14)),
+    "isa_v3": Sign(later=("bpf_cmd", "BPF_MAP_FREEZE"), since=(5, 1)),
+    "isa_v4": Sign(later=("bpf_attach_type", "BPF_NETKIT_PRIMARY"), since=(6, 6)),
+    "prog_name": Sign(later=_BTF_LOAD, since=(4, 15)),
+    "bpf2bpf": Sign(later=_BTF_LOAD, since=(4, 16)),
     "stats": Sign(enum=("bpf_cmd", "BPF_ENABLE_STATS"), since=(5, 8)),
     "map_batch": Sign(enum=("bpf_cmd", "BPF_MAP_LOOKUP_BATCH"), since=(5, 6)),
 }

@@ -195,8 +195,8 @@ def ask_syscall(need: Requirement, known: Known) -> Finding | None:
     if kconfig(known.facts, "FTRACE_SYSCALLS") == "n":
         return Finding(Answer.NO, Evidence.DERIVED, "FTRACE_SYSCALLS is not set", "kconfig")
     functions = known.btf.functions() if known.btf else ()
-    # Since Linux commit fa697140f9a2 ("syscalls/x86: Use 'struct pt_regs' based syscall calling convention") (v4.17)
-    # the entry point carries the architecture's prefix.
+    # Since Linux commit d5a00528b58c ("syscalls/core, syscalls/x86: Rename struct pt_regs-based sys_*() to
+    # __x64_sys_*()") (v4.17) the entry point carries the architecture's prefix.
     known_as = [f"{prefix}sys_{syscall[1]}" for prefix in ("__x64_", "__arm64_", "__s390x_", "__riscv_", "__se_", "")]
     traced = (
         "init_syscall_trace" in functions or "perf_sysenter_enable" in functions or "ftrace_syscall_enter" in functions
@@ -215,6 +215,11 @@ def ask_signs(signs: Mapping[str, Sign], subject: str = "{subject}") -> tuple[So
     def by_enum(need: Requirement, known: Known) -> Finding | None:
         enum = row(need).enum
         return ask_enum(*enum)(need, known) if enum else None
+
+    def by_later(need: Requirement, known: Known) -> Finding | None:
+        later = row(need).later
+        found = ask_enum(*later)(need, known) if later else None
+        return found if found and found.answer is Answer.YES else None
 
     def by_kconfig(need: Requirement, known: Known) -> Finding | None:
         values = {s: kconfig(known.facts, s) for s in row(need).kconfig}
@@ -244,7 +249,7 @@ def ask_signs(signs: Mapping[str, Sign], subject: str = "{subject}") -> tuple[So
         words = f"upstream since {since[0]}.{since[1]}; this kernel says {release}"
         return Finding(Answer.YES if version >= since else Answer.NO, Evidence.CLAIMED, words, "kernel.release")
 
-    return (by_enum, by_kconfig, by_name, by_version)
+    return (by_enum, by_later, by_kconfig, by_name, by_version)
 
 
 def ask_btf(need: Requirement, known: Known) -> Finding | None:

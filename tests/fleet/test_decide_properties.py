@@ -125,4 +125,10 @@ def test_bpf_syscall_denied_reads_as_denied() -> None:
 
 def test_signs_say_something() -> None:
     for name, sign in {**ATTACH_SIGNS, **FEATURE_SIGNS}.items():
-        assert sign.enum or sign.function or sign.member_of or sign.kconfig or sign.since, name
+        assert sign.enum or sign.later or sign.function or sign.member_of or sign.kconfig or sign.since, name
+
+
+def test_a_later_constant_proves_and_its_absence_does_not() -> None:
+    need = Requirement("isa", "v2")
+    assert answer(need, Known(btf=types({"enums": {"bpf_cmd": ["BPF_BTF_LOAD"]}}))).answer is Answer.YES
+    assert answer(need, Known(btf=types({"enums": {"bpf_cmd": ["BPF_MAP_CREATE"]}}))).answer is Answer.UNKNOWN
