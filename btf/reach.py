@@ -44,7 +44,7 @@ class _State(NamedTuple):
     stack: Mapping[int, int]
 
 
-_ENTRY = _State((None,) * 11, {})
+_ENTRY = _State((None,) * 16, {})  # the encoding has room for 16; the kernel refuses those past r10
 
 
 def reached(obj: BpfObject, patches: Mapping[tuple[str, int], tuple[Insn, ...]]) -> set[tuple[str, int]]:
@@ -141,8 +141,6 @@ def _atomic(insn: Insn, registers: tuple[int | None, ...]) -> tuple[int | None, 
 
 
 def _set(state: _State, register: int, value: int | None) -> _State:
-    if not 0 <= register < len(state.registers):
-        return state
     registers = list(state.registers)
     registers[register] = value
     return state._replace(registers=tuple(registers))

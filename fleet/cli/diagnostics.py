@@ -33,7 +33,7 @@ def _check(check: ObjectCheck, *, relocations: bool) -> Iterator[str]:
     for program in check.programs:
         for reason in program.reasons:
             if reason.requirement.kind != "relocation":
-                yield from _reason(f"{check.name}: {program.program.name}", reason)
+                yield from _reason(f"{check.name}: {program.program.name}", reason, optional=program.optional)
     yield from _untold(check)
     yield printable(f"{check.name}: {check.verdict.value} on {where} — {_summary(check)}")
 
@@ -75,10 +75,10 @@ def _place(line: LineInfo) -> str:
     return f"{PurePath(line.file).name}:{line.line}{column}"
 
 
-def _reason(name: str, reason: Reason) -> Iterator[str]:
+def _reason(name: str, reason: Reason, *, optional: bool = False) -> Iterator[str]:
     if reason.answer in (Answer.YES, Answer.UNKNOWN):
         return
-    level = "warning" if reason.requirement.optional else "error"
+    level = "warning" if optional or reason.requirement.optional else "error"
     yield printable(f"{name}: {level}: {reason.detail} [{reason.code}]")
     if reason.unlock:
         yield printable_line(f"      = unlock: {reason.unlock.action}")

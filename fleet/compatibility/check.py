@@ -13,11 +13,14 @@ from typing import Any
 from btf.object import BpfObject, BpfProgram
 from btf.relocate import RelocationOutcome, relocate
 from btf.types import Btf
-from fleet.compatibility.decide import answer, conclude, relocation_reasons
+from fleet.compatibility.decide import answer, conclude, relocation_reasons, without_spares
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.sources import CachedTypes, Known
 from fleet.compatibility.verdict import Evidence, Reason, Verdict
 from inventory.facts import Answer, Fact, Facts
+
+# With both maps, the runner loads of the programs NAME and NAME_perf the one whose buffer the kernel has.
+_TWIN_MAPS = frozenset({"events", "events_perf"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,12 @@ def check_object(
     outcomes = relocate(obj, kernel.btf)
     programs = tuple(_program(p, needed, outcomes, optional=p.name in dispensable) for p in obj.programs)
     whole = tuple(r for r in needed if not r.requirement.program)
-    every = dict.fromkeys([*whole, *(r for p in programs for r in p.reasons)])
-    verdict, evidence, _ = conclude(list(every))
+    every = list(dict.fromkeys([*whole, *(r for p in programs for r in p.reasons)]))
+    if {m.name for m in obj.maps} >= _TWIN_MAPS:
+        every = without_spares(every)
+        loaded = {r.requirement.program for r in every}
+        programs = tuple(replace(p, optional=p.optional or p.program.name not in loaded) for p in programs)
+    verdict, evidence, _ = conclude(every)
     if not obj.programs:
         verdict = Verdict.REFUSED
     return ObjectCheck(name, obj, kernel, verdict, evidence, whole, programs, outcomes)

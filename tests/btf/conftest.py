@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from btf_places import VMLINUX
 from elftools.elf.elffile import ELFFile
 
 from btf.parse import parse_btf
 from btf.types import Btf
 
 SOURCES = Path(__file__).parent / "objects"
-VMLINUX = Path("/sys/kernel/btf/vmlinux")
-SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "btf"
 
 
 @pytest.fixture(scope="session")

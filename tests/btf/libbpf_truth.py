@@ -17,7 +17,7 @@ _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_
 
 
 class _OpenOptions(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("sz", ctypes.c_size_t),
         ("object_name", ctypes.c_char_p),
         ("relaxed_maps", ctypes.c_bool),
@@ -33,7 +33,7 @@ class _OpenOptions(ctypes.Structure):
 
 @dataclass
 class Truth:
-    """``loaded``: None, or the negative errno; ``log``: libbpf's words; ``instructions`` by program after relocation."""
+    """``loaded``: None, or the negative errno; ``log``: libbpf's words; ``instructions``: relocated, by program."""
 
     loaded: int | None = None
     log: list[str] = field(default_factory=list)

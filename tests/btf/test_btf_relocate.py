@@ -73,7 +73,8 @@ typedef __u32 u32; typedef __u64 u64;
 char LICENSE[] SEC("license") = "GPL";
 u64 out[8] SEC(".data");
 #define CORE __attribute__((preserve_access_index))
-#define PROG(body) SEC("raw_tp/sched_switch") int prog(u64 *ctx) { struct t *t = (void *)ctx[0]; int v = 0; body; return v; }
+#define PROG(body) SEC("raw_tp/sched_switch") \\
+    int prog(u64 *ctx) { struct t *t = (void *)ctx[0]; int v = 0; body; return v; }
 #define READ(place) bpf_core_read(&v, sizeof(v), &t->place)
 """
 
@@ -259,7 +260,8 @@ def test_type_matches_as_libbpf_has_it(compile_bpf, btf_bytes, tmp_path, case) -
     slug = "matches_" + case.replace(" ", "_")
     raw = btf_bytes(f"{slug}.kernel.c", text=kernel)
     original = compile_bpf(
-        f"{slug}.bpf.c", text=HEAD + types + "PROG(v = bpf_core_type_exists(struct t) + __builtin_preserve_type_info(*t, 1))"
+        f"{slug}.bpf.c",
+        text=HEAD + types + "PROG(v = bpf_core_type_exists(struct t) + __builtin_preserve_type_info(*t, 1))",
     ).read_bytes()
     path = tmp_path / "matches.o"
     path.write_bytes(_as_type_matches(original))
