@@ -117,7 +117,15 @@ def test_no_wave_is_wider_than_its_percentage_allows(
 
 @pytest.mark.parametrize(
     ("hosts", "sizes"),
-    [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (8, [1, 1, 1, 5]), (100, [1, 4, 20, 75]), (1000, [1, 49, 200, 750])],
+    [
+        (1, [1]),
+        (2, [1, 1]),
+        (3, [1, 1, 1]),
+        (8, [1, 1, 1, 5]),
+        (30, [1, 1, 6, 22]),
+        (100, [1, 4, 20, 75]),
+        (1000, [1, 49, 200, 750]),
+    ],
 )
 def test_stated_rounding(hosts: int, sizes: list[int]) -> None:
     made = plan([choice(f"h{i:04}") for i in range(hosts)])
