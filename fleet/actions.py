@@ -33,6 +33,7 @@ class Action:
     changes: bool = False
     danger: Danger = Danger.NONE
     twin: str = ""
+    hint: bool = True  # shown at the foot of the screen; what every terminal program has is not
 
 
 SCREENS = ("fleet", "matrix", "rollout")
@@ -47,10 +48,6 @@ def _request(verb: str, key: str, help_line: str, danger: Danger) -> Action:
 
 ACTIONS: tuple[Action, ...] = (
     Action("help", ("?",), "every key on this screen", SCREENS, twin="corollout --help"),
-    Action("filter", ("/",), "show only what matches a selector", ("fleet",), twin="hosts list --where"),
-    Action("sort", ("s",), "sort by this column; again: the other way", SCREENS),
-    Action("problems", ("z",), "problems only", SCREENS),
-    Action("explain", ("e", "enter"), "why: requirement, evidence, verdict", SCREENS, twin="explain HOST PROGRAM"),
     _request("pause", "H", "start no new step", Danger.NONE),
     _request("resume", "R", "go on after a pause", Danger.ASK),
     _request("promote", "p", "go on to the next wave now", Danger.ASK),
@@ -58,31 +55,35 @@ ACTIONS: tuple[Action, ...] = (
     _request("rollback", "u", "undo it on every host", Danger.NAME),
     _request("retry", "r", "try the failed hosts again", Danger.ASK),
     _request("abort", "X", "give it up, undo nothing", Danger.NAME),
+    Action("filter", ("/",), "show only what matches a selector", ("fleet",), twin="hosts list --where"),
+    Action("sort", ("s",), "by this column; again: turned", SCREENS),
+    Action("problems", ("z",), "problems only", SCREENS),
+    Action("explain", ("e", "enter"), "why: requirement, evidence, verdict", SCREENS, twin="explain HOST PROGRAM"),
     Action("older", ("[",), "the rollout before this one", _ROLLOUT, twin="rollout list"),
     Action("newer", ("]",), "the rollout after this one", _ROLLOUT, twin="rollout list"),
     Action("next-pane", ("tab",), "from waves to hosts and back", _ROLLOUT),
-    Action("then-by", ("S",), "second sort key", SCREENS),
+    Action("then-by", ("S",), "second sort key", SCREENS, hint=False),
     Action("wide", ("w",), "every column, or those that fit", SCREENS, twin="-o wide"),
     Action("mark", ("space",), "mark this row", SCREENS),
-    Action("mark-range", ("ctrl+space", "ctrl+@"), "mark from the last mark to here", SCREENS),
+    Action("mark-range", ("ctrl+space", "ctrl+@"), "mark from the last mark to here", SCREENS, hint=False),
     Action("copy", ("c",), "copy the names of the marked rows", SCREENS),
-    Action("json", ("y",), "copy this row as JSON", SCREENS, twin="-o json"),
-    Action("fleet", ("1",), "hosts", SCREENS, twin="hosts list"),
-    Action("matrix", ("4",), "program × kernel", SCREENS, twin="kernels list"),
-    Action("rollout", ("5",), "waves, gates, cost", SCREENS, twin="rollout status ID"),
-    Action("previous", ("-",), "the screen before", SCREENS),
-    Action("back", ("escape",), "clear the filter, then the marks", SCREENS),
-    Action("close", ("escape",), "back to the screen", MODALS),
-    Action("down", ("down", "j"), "down", _SCROLLING),
-    Action("up", ("up", "k"), "up", _SCROLLING),
-    Action("left", ("left", "h"), "column to the left", SCREENS),
-    Action("right", ("right", "l"), "column to the right", SCREENS),
-    Action("page-down", ("pagedown", "ctrl+f"), "a page down", _SCROLLING),
-    Action("page-up", ("pageup", "ctrl+b"), "a page up", _SCROLLING),
-    Action("first", ("g", "home"), "to the top", _SCROLLING),
-    Action("last", ("G", "end"), "to the bottom", _SCROLLING),
-    Action("palette", ("ctrl+p", ":"), "find an action by its name", SCREENS),
-    Action("theme", ("t",), "dark or light", SCREENS),
+    Action("json", ("y",), "copy this row as JSON", SCREENS, twin="-o json", hint=False),
+    Action("fleet", ("1",), "hosts", SCREENS, twin="hosts list", hint=False),
+    Action("matrix", ("4",), "program × kernel", SCREENS, twin="kernels list", hint=False),
+    Action("rollout", ("5",), "waves, gates, cost", SCREENS, twin="rollout status ID", hint=False),
+    Action("previous", ("-",), "the screen before", SCREENS, hint=False),
+    Action("back", ("escape",), "clear the filter, then the marks", SCREENS, hint=False),
+    Action("close", ("escape",), "back to the screen", MODALS, hint=False),
+    Action("down", ("down", "j"), "down", _SCROLLING, hint=False),
+    Action("up", ("up", "k"), "up", _SCROLLING, hint=False),
+    Action("left", ("left", "h"), "column to the left", SCREENS, hint=False),
+    Action("right", ("right", "l"), "column to the right", SCREENS, hint=False),
+    Action("page-down", ("pagedown", "ctrl+f"), "a page down", _SCROLLING, hint=False),
+    Action("page-up", ("pageup", "ctrl+b"), "a page up", _SCROLLING, hint=False),
+    Action("first", ("g", "home"), "to the top", _SCROLLING, hint=False),
+    Action("last", ("G", "end"), "to the bottom", _SCROLLING, hint=False),
+    Action("palette", ("ctrl+p", ":"), "find an action by its name", SCREENS, hint=False),
+    Action("theme", ("t",), "dark or light", SCREENS, hint=False),
     Action("quit", ("q",), "leave; rollouts go on", SCREENS),
 )
 

@@ -23,6 +23,7 @@ from fleet.console.matrix import Matrix
 from fleet.console.page import Page, method
 from fleet.console.paged import reason
 from fleet.console.rollout import Rollout
+from fleet.console.table import Table
 from fleet.record import Record, open_record
 from fleet.record.views import RolloutView
 
@@ -141,8 +142,8 @@ class ConsoleApp(App[None]):
         self.run_worker(work, thread=True, exit_on_error=False, group="ask")
 
     def _refresh(self) -> None:
-        if self.page is not None:
-            self.page.changed()
+        for table in self.page.query(Table) if self.page is not None else ():
+            table.reload()
 
     def on_changed(self, message: Changed) -> None:
         """Only the screen that is seen reads again."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from rich.console import Group
+from rich.padding import Padding
+from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -13,8 +16,10 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from btf.fault import printable
 from fleet.actions import Action, Danger, on_screen
-from fleet.console.look import Cell, shown
+from fleet.console.explain import Lines, Said
+from fleet.console.look import Cell, fit, shown
 
 
 def modal_bindings(screen: str) -> list[BindingType]:
@@ -22,22 +27,15 @@ def modal_bindings(screen: str) -> list[BindingType]:
     return [Binding(",".join(a.keys), a.name.replace("-", "_"), a.help) for a in on_screen(screen)]
 
 
-def key_list(screen: str, *, read_only: bool) -> list[list[Cell]]:
+def key_list(screen: str, *, read_only: bool) -> Lines:
     """Return one line per action of *screen*: keys, name, what it does, its twin on the command line."""
-    lines: list[list[Cell]] = []
+    lines: Lines = []
     for action in on_screen(screen, read_only=read_only):
         keys = " ".join(k for k in action.keys if k != "ctrl+@")
         twin = f"corollout {action.twin.removeprefix('corollout ')}" if action.twin else ""
-        mark = {Danger.NONE: "", Danger.ASK: "asks first", Danger.NAME: "type its name"}[action.danger]
-        lines.append(
-            [
-                Cell(f"{keys:>16}", "strong"),
-                Cell(f"{action.name:<11}"),
-                Cell(action.help),
-                Cell(mark, "degraded"),
-                Cell(twin, "quiet"),
-            ]
-        )
+        mark = {Danger.NONE: "", Danger.ASK: "asks", Danger.NAME: "by name"}[action.danger]
+        cells = [Cell(keys, "strong", 15), Cell(action.name, width=10), Cell(action.help, width=33)]
+        lines.append(Said([*cells, Cell(mark, "degraded", 7), Cell(twin, "quiet")], whole=True))
     return lines
 
 
@@ -53,10 +51,9 @@ class Reading(ModalScreen[None], inherit_bindings=False):
     Reading Static { width: 100%; color: $foreground; background: $background; }
     """
 
-    def __init__(self, title: str, lines: Iterable[Iterable[Cell]]) -> None:
+    def __init__(self, title: str, lines: Lines) -> None:
         super().__init__()
-        self._title = shown([title]).plain
-        self._content = Content("\n").join([shown(line) for line in lines])
+        self._title, self._lines = shown([title]).plain, lines
 
     def compose(self) -> ComposeResult:
         """A frame with the title, scrolling lines in it."""
@@ -64,7 +61,12 @@ class Reading(ModalScreen[None], inherit_bindings=False):
             frame.border_title = Content(self._title)
             frame.border_subtitle = Content("esc close")
             with VerticalScroll(can_focus=False):
-                yield Static(self._content, markup=False)
+                yield Static(self._text(), markup=False)
+
+    def _text(self) -> Group:
+        """Return the lines, each wrapped within its own indent."""
+        colours = self.app.theme_variables
+        return Group(*(Padding(_line(said, colours), (0, 0, 0, said.indent)) for said in self._lines))
 
     @property
     def _scroll(self) -> VerticalScroll:
@@ -99,6 +101,14 @@ class Reading(ModalScreen[None], inherit_bindings=False):
         self._scroll.scroll_end(animate=False)
 
 
+def _line(said: Said, colours: Mapping[str, str]) -> Text:
+    line = Text(no_wrap=said.whole, overflow="ellipsis" if said.whole else "fold")
+    for cell in said.cells:
+        if text := fit(cell.text, cell.width) if cell.width else printable(cell.text, 2_000):
+            line.append("  " if line else "").append(text, colours.get(cell.tone, ""))
+    return line
+
+
 class Confirm(ModalScreen[bool], inherit_bindings=False):
     """A question before a request: enter asks for it, escape leaves; what is dangerous wants the rollout's name."""
 
@@ -127,17 +137,20 @@ class Confirm(ModalScreen[bool], inherit_bindings=False):
         with Vertical() as frame:
             frame.border_title = Content(shown([f"{self.action.name} {self.rollout}?"]).plain)
             yield Static(Content("\n").join([*self._lines, Content(""), shown([Cell(ask, "strong")])]), markup=False)
-            yield Input(compact=True, placeholder=self.rollout if self.named else "enter", select_on_focus=False)
-            yield Static("", id="wrong", markup=False)
+            if self.named:
+                yield Input(compact=True, placeholder=self.rollout, select_on_focus=False)
+                yield Static("", id="wrong", markup=False)
 
-    def on_mount(self) -> None:
-        """Take the keys."""
-        self.query_one(Input).focus()
+    def on_key(self, event: events.Key) -> None:
+        """Enter is enough where no name is wanted."""
+        if event.key == "enter" and not self.named:
+            event.stop()
+            self.dismiss(result=True)
 
     def on_input_submitted(self, message: Input.Submitted) -> None:
         """Ask for it when the name is right."""
         message.stop()
-        if not self.named or message.value.strip() == self.rollout:
+        if message.value.strip() == self.rollout:
             self.dismiss(result=True)
         else:
             wrong = [Cell("✕ that is not its name; nothing was asked", "refused")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from fleet.compatibility.verdict import Assessment, Choice, Reason
 from fleet.console.look import Cell, sign
@@ -10,7 +11,17 @@ from fleet.record import Record
 from fleet.record.views import HostFilter, HostView, KernelView
 from inventory.facts import Answer
 
-Lines = list[list[Cell]]
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One line to read, wrapped under its own beginning; ``whole`` lines are cut instead."""
+
+    cells: Sequence[Cell] = ()
+    indent: int = 0
+    whole: bool = False
+
+
+Lines = list[Said]
 
 # What decides comes first: what is absent, what is denied, what nobody could tell; what is there comes last.
 _FIRST = (Answer.NO, Answer.BLOCKED, Answer.UNKNOWN, Answer.YES)
@@ -20,21 +31,21 @@ def explain_host(record: Record, name: str, program: str = "") -> Lines:
     """Return why host *name* gets what it gets, for *program* or for every program."""
     host = record.host(name)
     choices = [c for c in record.choices(host=name) if program in ("", c.program)]
-    lines: Lines = [[Cell(host.name, "strong"), sign(host.reach), Cell(host.release), Cell(host.arch, "quiet")]]
+    lines = [Said([Cell(host.name, "strong"), sign(host.reach), Cell(host.release), Cell(host.arch, "quiet")])]
     if host.reach_code:
-        lines.append([Cell(f"{host.reach_code}: {host.reach_detail}", "degraded")])
+        lines.append(Said([Cell(f"{host.reach_code}: {host.reach_detail}", "degraded")]))
     if not choices:
-        lines += [[], [Cell(_undecided(host, program))]]
+        lines += [Said(), Said([Cell(_undecided(host, program))])]
     for choice in choices:
-        lines += [[], *_choice(choice)]
+        lines += [Said(), *_choice(choice)]
     return lines
 
 
 def explain_kernel(record: Record, kernel: KernelView, programs: Sequence[str]) -> Lines:
     """Return why *kernel* gets what it gets: for each program and verdict, one host that has it."""
-    lines: Lines = [
-        [Cell(kernel.release, "strong"), Cell(kernel.arch), Cell(kernel.os_name, "quiet")],
-        [Cell("build"), Cell(kernel.id, "quiet"), Cell(f"{kernel.hosts:,} hosts")],
+    lines = [
+        Said([Cell(kernel.release, "strong"), Cell(kernel.arch), Cell(kernel.os_name, "quiet")]),
+        Said([Cell(f"{kernel.hosts:,} hosts"), Cell(f"build {kernel.id}", "quiet")]),
     ]
     counts = {c.program: c.verdicts for c in record.matrix() if c.kernel_id == kernel.id}
     for program in programs:
@@ -42,11 +53,14 @@ def explain_kernel(record: Record, kernel: KernelView, programs: Sequence[str]) 
             wanted = HostFilter(kernel_id=kernel.id, program=program, verdict=verdict)
             for host in record.hosts(wanted, limit=1):
                 others = f"and {count - 1:,} more" if count > 1 else "alone"
-                lines += [[], [Cell(f"{host.name} {others}", "quiet")]]
+                lines += [Said(), Said([Cell(f"{host.name} {others}", "quiet")])]
                 for choice in record.choices(program, host=host.name):
                     lines += _choice(choice)
         if not counts.get(program):
-            lines += [[], [Cell(program, "strong"), Cell("nothing was decided for a host of this kernel", "quiet")]]
+            lines += [
+                Said(),
+                Said([Cell(program, "strong"), Cell("nothing was decided for a host of this kernel", "quiet")]),
+            ]
     return lines
 
 
@@ -57,38 +71,43 @@ def _undecided(host: HostView, program: str) -> str:
     return f"Nothing was decided for {what}: no scan of this host succeeded, or none since the program was added."
 
 
-def _choice(choice: Choice) -> Iterator[list[Cell]]:
-    # The summary may name verdict and variant again; it is a sentence for a person and stays whole.
-    yield [Cell(choice.program, "strong"), sign(choice.verdict), Cell(choice.variant or "no variant", "strong")]
-    yield [Cell(choice.summary)]
+def _choice(choice: Choice) -> Iterator[Said]:
+    yield Said([Cell(choice.program, "strong"), sign(choice.verdict), Cell(choice.variant or "no variant", "strong")])
+    yield Said([Cell(choice.summary)], 2)
     for assessment in choice.assessments:
         yield from _assessment(assessment, chosen=assessment.variant == choice.variant)
-    for unlock in choice.unlocks:
-        yield [Cell("unlock:", "strong"), Cell(unlock.action)]
 
 
-def _assessment(assessment: Assessment, *, chosen: bool) -> Iterator[list[Cell]]:
-    yield []
-    yield [
-        Cell("→" if chosen else " ", "strong"),
-        Cell(f"{assessment.variant:<9}", "strong"),
-        sign(assessment.verdict),
-        Cell(f"evidence: {assessment.evidence}", "quiet"),
-    ]
+def _assessment(assessment: Assessment, *, chosen: bool) -> Iterator[Said]:
+    head = [Cell(assessment.variant, "strong", 9), sign(assessment.verdict)]
+    yield Said()
+    yield Said(
+        [*head, Cell(f"evidence: {assessment.evidence}", "quiet"), Cell("→ chosen" if chosen else "", "strong")], 2
+    )
+    met = [r for r in assessment.reasons if r.answer is Answer.YES]
     for reason in sorted(assessment.reasons, key=lambda r: (_FIRST.index(r.answer), r.requirement.optional)):
-        yield _reason(reason)
+        if chosen or reason.answer is not Answer.YES:
+            yield Said(_reason(reason), 4)
+    if met and not chosen:  # what is there does not decide against a variant: one line for all of it
+        yield Said([sign(Answer.YES), Cell(", ".join(_need(r) for r in met), "quiet")], 4)
+    for action in dict.fromkeys(r.unlock.action for r in assessment.reasons if r.unlock and r.answer is not Answer.YES):
+        yield Said([Cell("unlock:", "strong"), Cell(action)], 4)
     if assessment.lost:
-        yield [Cell("      not given:", "quiet"), Cell(", ".join(assessment.lost))]
+        yield Said([Cell("not given:", "strong"), Cell(", ".join(assessment.lost))], 4)
+
+
+def _need(reason: Reason) -> str:
+    need = reason.requirement
+    return f"{need.kind} {need.subject}" + (" (optional)" if need.optional else "")
 
 
 def _reason(reason: Reason) -> list[Cell]:
-    need = reason.requirement
+    source = f" from {reason.source}" if reason.source else ""
+    errno = reason.errno if reason.errno and reason.errno not in reason.detail else ""
     return [
-        Cell("    "),
         sign(reason.answer),
-        Cell(f"{need.kind} {need.subject}" + (" (optional)" if need.optional else "")),
-        Cell(f"{reason.evidence}" + (f" from {reason.source}" if reason.source else ""), "quiet"),
-        Cell(reason.errno or "", "blocked"),
+        Cell(_need(reason)),
+        Cell(f"{reason.evidence}{source}", "quiet"),
+        Cell(errno, "blocked"),
         Cell("" if reason.answer is Answer.YES else reason.detail),
-        Cell(f"unlock: {reason.unlock.action}" if reason.unlock else "", "strong"),
     ]

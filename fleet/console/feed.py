@@ -86,9 +86,9 @@ def waits_line(waiting: tuple[RolloutView, ...]) -> list[Cell]:
     first, more = waiting[0], len(waiting) - 1
     ways = ", ".join(f"{a.keys[0]} {a.name}" for a in ACTIONS if a.changes and first.state in VERBS[a.name].states)
     return [
-        Cell("waits for you:", "strong"),
+        Cell("5 waits for you:", "strong"),
         sign(first.state, f"{first.id} {first.state.lower().replace('_', ' ')}"),
         Cell(f"(and {more} more)" if more else ""),
         Cell(first.reason or "", "quiet"),
-        Cell(f"5, then {ways}"),
+        Cell(ways),
     ]

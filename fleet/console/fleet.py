@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from textual.widget import Widget
 
+from btf.fault import Fault
 from fleet.console.dialogs import FilterLine
 from fleet.console.explain import explain_host
 from fleet.console.look import Cell, ago, sign
-from fleet.console.page import Page, bindings
-from fleet.console.selection import select_hosts
+from fleet.console.page import Line, Page, bindings
+from fleet.console.selection import check_selector, select_hosts
 from fleet.console.table import Table
 from fleet.console.window import Column, View
 from fleet.record import Record
@@ -87,6 +88,7 @@ class Fleet(Page):
         self._programs: Sequence[str] = ()
         empty = "no host: `corollout hosts import FILE` brings them in, `corollout hosts scan` asks them"
         yield Table(self._window, columns((), self.console.now), empty=empty, id="hosts")
+        yield Line(id="about")
         yield FilterLine()
 
     def summary(self) -> Sequence[Cell]:
@@ -103,6 +105,15 @@ class Fleet(Page):
             self.table.show(columns(self._programs, self.console.now))
         super().on_table_read()
 
+    def on_table_moved(self) -> None:
+        """One line about the host under the cursor: why it is not reached, else what it is."""
+        host = self.table.cursor_row
+        if isinstance(host, HostView):
+            scanned = ago(self.console.now() - host.scanned_at) + " ago" if host.scanned_at else "never"
+            cells = [Cell(_why(host))] if host.reach_code else [Cell(host.os_name), Cell(host.release), Cell(host.arch)]
+            what = [Cell(host.name, "strong"), sign(host.reach), *cells, Cell(f"scanned {scanned}", "quiet")]
+            self.query_one("#about", Line).tell(what)
+
     def action_filter(self) -> None:
         """Ask for a selector."""
         self.query_one(FilterLine).open(self.table.view.filter)
@@ -110,6 +121,12 @@ class Fleet(Page):
     def on_filter_line_done(self, message: FilterLine.Done) -> None:
         """Show what the selector lets through."""
         if message.text is not None:
+            try:
+                check_selector(message.text)
+            except Fault as fault:
+                self.console.say(str(fault), wrong=True)
+                self.query_one(FilterLine).open(message.text)
+                return
             view = self.table.view
             self.look(View(message.text, view.problems, view.order))
         self.table.focus()

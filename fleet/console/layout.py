@@ -15,6 +15,7 @@ from fleet.console.window import Column, R, View
 
 LEAD = 2  # the cursor's cell and the mark's cell
 GAP = 2
+SHRINKS = 3  # columns of a higher rank leave before any column shrinks
 
 Styles = Callable[..., Style]  # names of the table's component styles, laid one over the other → one style
 
@@ -35,9 +36,13 @@ def place(columns: Sequence[Column[R]], width: int, *, wide: bool = False) -> tu
     def room(widths: Sequence[int]) -> int:
         return width - LEAD - sum(widths) - GAP * (len(widths) - 1)
 
-    while not wide and room([c.least or c.width for c in kept]) < 0 and any(c.rank for c in kept):
-        worst = max(c.rank for c in kept)
-        kept.remove([c for c in kept if c.rank == worst][-1])
+    def leave(size: Callable[[Column[R]], int], floor: int) -> None:
+        while kept and room([size(c) for c in kept]) < 0 and (worst := max(c.rank for c in kept)) > floor:
+            kept.remove([c for c in kept if c.rank == worst][-1])
+
+    if not wide:
+        leave(lambda c: c.width, SHRINKS)
+        leave(lambda c: c.least or c.width, 0)
     shrunk = not wide and room([c.width for c in kept]) < 0
     widths = [c.least or c.width if shrunk else c.width for c in kept]
     for n, column in enumerate(kept):  # what shrank gets back what there is, from the left

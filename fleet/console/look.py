@@ -20,10 +20,11 @@ TONES = ("fits", "degraded", "blocked", "refused", "unknown", "quiet", "strong")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One piece of text and how it is toned; ``tone`` is one of TONES or empty."""
+    """One piece of text and how it is toned; ``tone`` is one of TONES or empty. ``width`` pads or cuts it in a line."""
 
     text: str
     tone: str = ""
+    width: int = 0
 
 
 # word → glyph, tone. One table for verdicts, answers, reach, rollout, wave and step states: one word per thing.
@@ -68,10 +69,8 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
 
 def shown(cells: Iterable[Cell | str], between: str = "  ") -> Content:
     """Join *cells* into one line: no markup is read, no control character survives, empty cells leave no gap."""
-    parts = [
-        (printable(c.text), f"${c.tone}" if c.tone else "")
-        for c in (Cell(c) if isinstance(c, str) else c for c in cells)
-    ]
+    found = [Cell(c) if isinstance(c, str) else c for c in cells]
+    parts = [(fit(c.text, c.width) if c.width else printable(c.text), f"${c.tone}" if c.tone else "") for c in found]
     line: list[tuple[str, str]] = []
     for text, style in parts:
         if text:

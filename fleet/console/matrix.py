@@ -51,6 +51,10 @@ def _verdict(program: str) -> Callable[[KernelRow], Cell]:
     return lambda row: verdict_cell(row.verdicts.get(program, {}))
 
 
+def _archived(row: KernelRow) -> Cell:
+    return sign("yes") if row.kernel.btf_sha256 else Cell("– none", "quiet")
+
+
 def _severity(program: str) -> Callable[[KernelRow], tuple[int, int]]:
     def rank(row: KernelRow) -> tuple[int, int]:
         counts = row.verdicts.get(program, {})
@@ -63,13 +67,13 @@ def _severity(program: str) -> Callable[[KernelRow], tuple[int, int]]:
 def columns(programs: Sequence[str]) -> list[Column[KernelRow]]:
     """Return the columns: the kernel, then one per program."""
     return [
-        Column("KERNEL", 26, lambda r: Cell(r.kernel.release), least=18, sort="release", grow=True),
+        Column("KERNEL", 20, lambda r: Cell(r.kernel.release), least=18, sort="release", grow=True),
         Column("HOSTS", 7, lambda r: Cell(f"{r.kernel.hosts:,}"), sort="hosts", right=True),
-        *(Column(p.upper(), 24, _verdict(p), 17, program=p, sort=f"program:{p}", rank=1) for p in programs),
-        Column("ARCH", 8, lambda r: Cell(r.kernel.arch, "quiet"), sort="arch", rank=2),
-        Column("BTF FILE", 8, lambda r: sign("yes" if r.kernel.btf_sha256 else "no"), sort="btf", rank=3),
-        Column("OS", 22, lambda r: Cell(r.kernel.os_name, "quiet"), sort="os", rank=4),
-        Column("BUILD", 18, lambda r: Cell(r.kernel.id, "quiet"), rank=5),
+        *(Column(p.upper(), 22, _verdict(p), 17, program=p, sort=f"program:{p}", rank=1) for p in programs),
+        Column("ARCH", 8, lambda r: Cell(r.kernel.arch, "quiet"), sort="arch", rank=4),
+        Column("BTF FILE", 8, _archived, sort="btf", rank=5),
+        Column("OS", 22, lambda r: Cell(r.kernel.os_name, "quiet"), sort="os", rank=6),
+        Column("BUILD", 18, lambda r: Cell(r.kernel.id, "quiet"), rank=7),
     ]
 
 

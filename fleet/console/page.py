@@ -36,10 +36,10 @@ def bindings(screen: str) -> list[BindingType]:
     return [Binding(",".join(a.keys), method(a), a.help, id=f"{screen}.{a.name}") for a in on_screen(screen)]
 
 
-def hints(screen: str, width: int, *, read_only: bool) -> list[Cell]:
+def hints(actions: Iterable[Action], width: int) -> list[Cell]:
     """Return as many ``key name`` hints as fit into *width* cells, in the registry's order."""
     found: list[Cell] = []
-    for action in on_screen(screen, read_only=read_only):
+    for action in actions:
         pair = [Cell(action.keys[0], "strong"), Cell(action.name, "quiet")]
         if sum(cell_len(c.text) + 1 for c in (*found, *pair)) > width:
             break
@@ -95,6 +95,10 @@ class Page(Screen[None], inherit_bindings=False):
         """What the top line says of this screen."""
         return ()
 
+    def offered(self) -> Iterable[Action]:
+        """The actions worth a hint now."""
+        return (a for a in on_screen(self.NAME, read_only=self.console.read_only) if a.hint)
+
     def on_mount(self) -> None:
         """Put the focus where the keys are meant for."""
         self.query(Table).first().focus()
@@ -149,7 +153,7 @@ class Page(Screen[None], inherit_bindings=False):
         ]
         shown_state = [c for c in state if c.text]
         width = self.size.width - 2 - sum(cell_len(c.text) + 1 for c in shown_state)
-        line = [*shown_state, *hints(self.NAME, width, read_only=self.console.read_only)]
+        line = [*shown_state, *hints(self.offered(), width)]
         self.query_one("#foot", Line).tell(line, " ")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

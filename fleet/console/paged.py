@@ -35,11 +35,13 @@ class Place:
 class Ports:
     """How this reaches the world: ``run`` starts work in a thread, ``hand`` calls back on the screen's thread.
 
-    ``place`` says where a person looks; ``arrived`` is told of new keys, ``filled`` of new rows, ``failed`` why not.
+    ``later`` calls back on the screen's thread after some seconds. ``place`` says where a person looks; ``arrived`` is
+    told of new keys, ``filled`` of new rows, ``failed`` why not.
     """
 
     run: Callable[[Callable[[], None]], object]
     hand: Callable[..., object]
+    later: Callable[[float, Callable[[], None]], object]
     place: Callable[[], Place]
     arrived: Callable[[], None]
     filled: Callable[[], None]
@@ -75,7 +77,7 @@ class Paged(Generic[R]):
         self._ports = ports
         self._pages: OrderedDict[int, Mapping[str, R]] = OrderedDict()
         self._generation, self._next_keys = 0, 0.0
-        self._reading, self._read_again = False, False
+        self._reading, self._read_again, self._due = False, False, False
         self._fetching, self._stale, self._wanted = False, False, set[int]()
 
     @property
@@ -93,12 +95,20 @@ class Paged(Generic[R]):
         self.reload()
 
     def changed(self) -> None:
-        """Something in the record changed: re-read what is on the screen, and all keys when that is due."""
-        if self._ports.clock() >= self._next_keys:
+        """Something in the record changed: re-read what is on the screen, and all keys as soon as that is due."""
+        wait_s = self._next_keys - self._ports.clock()
+        if wait_s <= 0:
             self.reload()
-        else:
-            self._stale = True
-            self._fetch()
+            return
+        if not self._due:
+            self._due = True
+            self._ports.later(wait_s, self._reload_due)
+        self._stale = True
+        self._fetch()
+
+    def _reload_due(self) -> None:
+        self._due = False
+        self.reload()
 
     def reload(self) -> None:
         """Read all keys again; a second call while one read runs asks for one more."""

@@ -82,6 +82,11 @@ class Rollout(Page):
         place = f"{ids.index(rollout.id) + 1} of {len(ids)}" if rollout.id in ids else ""
         return [Cell(rollout.id, "strong"), Cell(place, "quiet")]
 
+    def offered(self) -> Iterable[Action]:
+        """Of what can be asked, only what makes sense in this state."""
+        rollout = self.snapshot.rollout
+        return (a for a in super().offered() if not a.changes or (rollout and rollout.state in VERBS[a.name].states))
+
     def on_table_read(self) -> None:
         """Follow the rollout that was read."""
         rollout = self.snapshot.rollout
@@ -107,7 +112,7 @@ class Rollout(Page):
         now = self.console.now()
         state = [
             sign(rollout.state),
-            Cell(rollout.program, "strong"),
+            Cell(f"wave {rollout.wave} of {len(rollout.waves) - 1}" if rollout.wave >= 0 else "not started"),
             Cell(rollout.reason or "", "strong"),
             *self._asked(now),
             *_driver(rollout),

@@ -188,17 +188,15 @@ def cost_lines(snapshot: Snapshot, wave: WaveView | None) -> list[list[Cell]]:
         seen = [(value, s.host) for s in measured if (value := limit.seen(s)) is not None]
         allowed = limit.allowed(budget)
         if not seen:
-            lines.append([Cell(f"{limit.name:<14}"), Cell("– not measured by this build", "quiet")])
+            lines.append([Cell(limit.name, width=14), Cell("– not measured by this build", "quiet")])
             continue
         worst, host = max(seen)
         tone = "refused" if worst > allowed else "degraded" if worst > 0.8 * allowed else "fits"
         share = worst / allowed if allowed else float(worst > 0)
         text = f"{worst:.3g} of {allowed:g} {limit.unit}"
         over = Cell("OVER", "refused") if worst > allowed else Cell("")
-        lines.append([Cell(f"{limit.name:<14}"), Cell(bar(share, 8), tone), over, Cell(text), Cell(host, "quiet")])
+        lines.append([Cell(limit.name, width=14), Cell(bar(share, 8), tone), over, Cell(text), Cell(host, "quiet")])
     tripped = sum(s.tripped for s in samples)
-    foot = [
-        Cell(f"{len(measured)} hosts measured", "quiet"),
-        Cell(f"✕ {tripped} tripped" if tripped else "", "refused"),
-    ]
+    hosts = f"{len(measured):,} host{'s' if len(measured) != 1 else ''} measured"
+    foot = [Cell(hosts, "quiet"), Cell(f"✕ {tripped} tripped" if tripped else "", "refused")]
     return [*lines, foot]

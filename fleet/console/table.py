@@ -73,7 +73,16 @@ class Table(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
         self._paged = Paged(
             window,
             view or View(),
-            Ports(self._run, self.call_later, self._place, self._arrived, self._filled, self._failed, clock),
+            Ports(
+                self._run,
+                self.call_later,
+                self.set_timer,
+                self._place,
+                self._arrived,
+                self._filled,
+                self._failed,
+                clock,
+            ),
         )
         self._cursor, self._cursor_key, self._picked, self._last_mark = 0, "", 0, ""
         self._placed: tuple[Placed[R], ...] = ()
@@ -139,6 +148,10 @@ class Table(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
     def changed(self) -> None:
         """Something in the record changed."""
         self._paged.changed()
+
+    def reload(self) -> None:
+        """Read everything again, now."""
+        self._paged.reload()
 
     def _run(self, work: Callable[[], None]) -> None:
         self.run_worker(work, thread=True, exit_on_error=False)

@@ -47,6 +47,17 @@ class HostView:
 
 
 @dataclass(frozen=True, slots=True)
+class HostBrief:
+    """As much of a host as a selector mostly asks for."""
+
+    host: Host
+    release: str
+    arch: str
+    btf: str | None
+    facts_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class KernelView:
     """One kernel build and how many hosts run it."""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from fleet.record.access import Access
 from fleet.record.rollout_queries import step_view
-from fleet.record.tables import AuditRow, ChoiceRow, HostRow, SampleRow, StepRow
-from fleet.record.views import Pulse, StepView
+from fleet.record.tables import AuditRow, ChoiceRow, HostRow, KernelRow, SampleRow, StepRow
+from fleet.record.views import HostBrief, Pulse, StepView
+from inventory.host import Host
 
 _CHUNK = 500
 
@@ -39,6 +41,20 @@ class WindowQueries(Access):
                 sample=session.execute(select(func.max(SampleRow.id))).scalar_one() or 0,
                 scan=session.execute(select(func.max(HostRow.scanned_at))).scalar_one() or 0.0,
             )
+
+    def host_briefs(self) -> list[HostBrief]:
+        """Return every host with what selectors mostly ask for, by name."""
+        statement = (
+            select(HostRow.definition, KernelRow.release, KernelRow.arch, HostRow.btf, HostRow.facts_digest)
+            .outerjoin(KernelRow, KernelRow.id == HostRow.kernel_id)
+            .order_by(HostRow.name)
+        )
+        decode = msgspec.json.Decoder(Host).decode
+        with self.reading() as session:
+            return [
+                HostBrief(decode(text), release or "", arch or "", btf, digest)
+                for text, release, arch, btf, digest in session.execute(statement)
+            ]
 
     def programs(self) -> list[str]:
         """Return the programs that decisions name, by name."""

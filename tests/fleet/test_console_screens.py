@@ -17,7 +17,7 @@ from rich.cells import cell_len
 
 from fleet.actions import ACTIONS, MODALS, SCREENS, Danger, on_screen
 from fleet.console.app import PAGES, ConsoleApp
-from fleet.console.dialogs import Confirm, Reading
+from fleet.console.dialogs import Confirm, FilterLine, Reading
 from fleet.console.look import LIGHT
 from fleet.console.page import method
 from fleet.console.table import Table
@@ -52,6 +52,10 @@ async def asked(pilot: Any) -> None:
     """Wait for the threads that explain and ask."""
     await pilot.app.workers.wait_for_complete([w for w in pilot.app.workers if w.group in ("ask", "explain")])
     await settle(pilot)
+
+
+def told(app: ConsoleApp) -> list[str]:
+    return [n.message for n in app._notifications]
 
 
 # ── pictures ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -132,7 +136,7 @@ def test_explain_on_the_matrix_and_the_rollout(lab: Record) -> None:
     make_running(lab)
 
     async def steps(app: ConsoleApp, pilot: Any) -> None:
-        await press(pilot, "4", "right", "right", "e")
+        await press(pilot, "4", "right", "right", "right", "e")
         await asked(pilot)
         text = screen_text(app)
         assert isinstance(app.screen, Reading)
@@ -192,14 +196,14 @@ def test_every_action_runs_from_its_key_and_none_ends_the_console(screen: str, l
         for action in on_screen(screen):
             if action.name == "quit":
                 continue
-            for key in action.keys:
+            if app.page is None or screen != app.page.NAME:
                 await press(pilot, TABS[screen])
-                await pilot.press(key)
-                await asked(pilot)
-                while len(app.screen_stack) > 1 and app.screen is not app.page:
-                    app.pop_screen()
-                    await settle(pilot)
-                await press(pilot, "escape")
+            await pilot.press(action.keys[0])
+            await asked(pilot)
+            while app.screen is not app.page:
+                app.pop_screen()
+                await settle(pilot)
+            await pilot.press("escape")
         await pilot.press("q")
         await pilot.pause()
         assert app._exit
@@ -265,6 +269,50 @@ def test_every_column_of_the_fleet_sorts_both_ways(by: str, lab: Record) -> None
     drive(lab, steps)
 
 
+FILTERS = {
+    'kernel~"6.1.*" and btf=no': ["no-btf"],
+    "bpf=blocked": ["seccomp-enosys", "seccomp-eperm"],
+    "name~plain-? or label:env=prod": ["plain-1", "plain-2"],
+    "kernel=unknown": ["key-changed", "silent"],
+    "not arch=x86_64": ["key-changed", "silent"],
+    "kernel>=6.0 and not seccomp.mode=no and value:seccomp.mode=2": ["seccomp-enosys", "seccomp-eperm"],
+    "lab": (["key-changed", "no-btf", "no-python", "plain-1", "plain-2", "seccomp-enosys", "seccomp-eperm", "silent"]),
+    "plain": ["plain-1", "plain-2"],
+    "nothing-like-it": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FILTERS)
+def test_the_filter_is_the_command_lines_selector(text: str, lab: Record) -> None:
+    async def steps(app: ConsoleApp, pilot: Any) -> None:
+        assert app.page is not None
+        await press(pilot, "/")
+        app.page.query_one(FilterLine).value = text
+        await press(pilot, "enter")
+        assert list(app.page.table._paged.keys) == FILTERS[text]
+        assert f"/{text[:20]}" in screen_lines(app)[-1]
+        await press(pilot, "escape")
+        assert app.page.table.count == 8
+
+    drive(lab, steps)
+
+
+def test_a_filter_that_means_nothing_says_so_and_can_be_mended(lab: Record) -> None:
+    async def steps(app: ConsoleApp, pilot: Any) -> None:
+        await press(pilot, "/", *"btf=no and", "enter")
+        assert len(told(app)) == 1
+        assert told(app)[0].startswith("COR-INV-020")
+        assert app.page is not None
+        line = app.page.query_one(FilterLine)
+        assert (line.display, line.value) == (True, "btf=no and")
+        assert app.page.table.count == 8
+        await press(pilot, "escape")
+        assert not line.display
+        assert app.page.table.has_focus
+
+    drive(lab, steps)
+
+
 # ── requests ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -309,9 +357,9 @@ def test_what_makes_no_sense_is_not_asked(lab: Record) -> None:
     rollout = make_halted(lab)
 
     async def steps(app: ConsoleApp, pilot: Any) -> None:
-        await press(pilot, "5", "p")
+        await press(pilot, "5", "H")
         assert app.screen is app.page
-        assert "tcp-flow-1 is halted: nothing to promote" in " ".join(screen_text(app).split())
+        assert told(app) == ["tcp-flow-1 is halted: nothing to pause"]
         assert lab.requests(rollout) == []
 
     drive(lab, steps)
@@ -425,7 +473,7 @@ def test_100_000_hosts_open_and_scroll(tmp_path: Path) -> None:
             await press(pilot, "pagedown", "pagedown")
             await press(pilot, "G")
             assert "host-099999.example" in screen_text(app)
-            assert screen_lines(app)[-2].startswith("›")
+            assert screen_lines(app)[-3].startswith("›")
             table.go(50_000)
             await settle(pilot)
             assert "host-050000.example" in screen_text(app)

@@ -152,13 +152,13 @@ def test_cursor_and_marks_stay_on_their_keys_when_rows_come_and_go() -> None:
         assert "›+a000008" in "".join(screen_lines(app))
         line = next(n for n, text in enumerate(screen_lines(app)) if text.startswith("›"))
         zoo.animals = [Animal(f"A{i}", 2) for i in range(30)] + zoo.animals[7:]
-        table._paged.reload()
+        table.reload()
         await settle(pilot)
         assert table.cursor_key == "a000008"
         assert list(table.chosen) == ["a000007", "a000008"]
         assert screen_lines(app)[line].startswith("›+a000008"), "the cursor's row moved under the finger"
         zoo.animals = [a for a in zoo.animals if a.name != "a000008"]
-        table._paged.reload()
+        table.reload()
         await settle(pilot)
         assert table.cursor_key == "a000009"
 
@@ -221,7 +221,7 @@ def test_a_failed_read_is_told_and_what_was_shown_stays() -> None:
     async def steps(app: ZooApp, table: Table[Animal], pilot: Any) -> None:
         before = screen_lines(app)
         zoo.broken = True
-        table.changed()
+        table.reload()
         await settle(pilot)
         assert app.failures == ["COR-GEN-001: the zoo is closed"]
         assert screen_lines(app) == before
@@ -298,24 +298,35 @@ def test_text_from_hosts_cannot_draw() -> None:
     run(Zoo([evil]), steps)
 
 
-def test_a_burst_of_changes_reads_keys_no_more_than_a_twentieth_of_the_time() -> None:
-    """Each keys read takes one second of this clock; in 40 seconds of changes there are at most three."""
-    ticks = iter(range(10**6))
-    reads = 0
+def test_changes_in_a_burst_read_rows_now_and_all_keys_once_when_due() -> None:
+    """Reading all keys takes two seconds of this clock, so the next such read is due forty seconds later."""
+    now, reads = 0.0, 0
 
     class Slow(Zoo):
         def keys(self, view: View) -> Sequence[str]:
-            nonlocal reads
-            reads += 1
+            nonlocal now, reads
+            now, reads = now + 2, reads + 1
             return super().keys(view)
 
-    async def steps(_: ZooApp, table: Table[Animal], pilot: Any) -> None:
-        for _ in range(30):
-            table.changed()
-            await settle(pilot)
-        assert 2 <= reads <= 4
-
-    run(Slow(herd(500)), steps, clock=lambda: float(next(ticks)))
+    zoo = Slow(herd(500))
+    lanes = Lanes(zoo, lambda: now)
+    lanes.paged.reload()
+    lanes.drain()
+    zoo.asked.clear()
+    for _ in range(30):
+        lanes.paged.changed()
+        lanes.drain()
+    assert reads == 1
+    assert zoo.asked == [PAGE] * 30
+    assert [seconds for seconds, _ in lanes.timers] == [40.0], "one more read is due, and none is forgotten"
+    now += 41
+    lanes.timers.pop()[1]()
+    lanes.drain()
+    assert reads == 2
+    now += 41
+    lanes.paged.changed()
+    lanes.drain()
+    assert reads == 3
 
 
 # ── Paged alone: threads replaced by a list of work ────────────────────────────────────────────────────────────────
@@ -324,18 +335,20 @@ def test_a_burst_of_changes_reads_keys_no_more_than_a_twentieth_of_the_time() ->
 class Lanes:
     """Ports whose threads run when told."""
 
-    def __init__(self, zoo: Zoo) -> None:
+    def __init__(self, zoo: Zoo, clock: Any = lambda: 0.0) -> None:
         self.work: list[Any] = []
+        self.timers: list[Any] = []
         self.events: list[str] = []
         self.place = Place("", 0, 0, 10)
         ports = Ports(
             self.work.append,
             lambda call, *args: call(*args),
+            lambda seconds, call: self.timers.append((seconds, call)),
             lambda: self.place,
             lambda: self.events.append("keys"),
             lambda: self.events.append("rows"),
             self.events.append,
-            lambda: 0.0,
+            clock,
         )
         self.paged: Paged[Animal] = Paged(zoo, View(), ports)
 
