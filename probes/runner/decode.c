@@ -43,14 +43,25 @@ static uint64_t read_bits(const unsigned char *data, uint32_t bit, uint32_t bits
 	return value;
 }
 
-static void put_number(const char *key, uint64_t value, uint32_t bits, bool is_signed)
+static void put_number(const char *key, uint64_t value, uint32_t bits, bool negative_too)
 {
-	if (is_signed && bits < 64 && value >> (bits - 1) & 1)
+	if (negative_too && bits < 64 && value >> (bits - 1) & 1)
 		value |= ~0ull << bits;
-	if (is_signed)
+	if (negative_too)
 		json_i64(key, (int64_t)value);
 	else
 		json_u64(key, value);
+}
+
+/* Compilers before clang 15 do not flag a signed enum: a negative value shows it. */
+static bool is_signed(const struct btf_type *type)
+{
+	if (btf_is_int(type))
+		return btf_int_encoding(type) & BTF_INT_SIGNED;
+	for (uint32_t i = 0; btf_is_enum(type) && i < btf_vlen(type); i++)
+		if (btf_enum(type)[i].val < 0)
+			return true;
+	return (btf_is_enum(type) || btf_is_enum64(type)) && btf_kflag(type);
 }
 
 static bool is_char(const struct btf *btf, const struct btf_type *type)
@@ -111,10 +122,9 @@ static void put_value(const struct btf *btf, const char *key, uint32_t id, const
 		put_members(btf, type, data, bit, depth);
 		json_object_end();
 	} else if (size <= 8 && !btf_is_union(type)) {
-		bool is_signed = btf_is_int(type) && btf_int_encoding(type) & BTF_INT_SIGNED;
 		uint32_t bits = bitfield ? bitfield : (uint32_t)size * 8;
 
-		put_number(key, read_bits(data, bit, bits), bits, is_signed);
+		put_number(key, read_bits(data, bit, bits), bits, is_signed(type));
 	} else {
 		json_hex(key, data + bit / 8, size);
 	}

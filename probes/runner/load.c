@@ -71,16 +71,18 @@ static bool is_stream_of(const struct bpf_program *program, const struct bpf_obj
 	return bpf_object__find_program_by_name(object, other) != NULL;
 }
 
-/* An object may bring each streaming program twice: NAME writes to the ring buffer `events`, NAME_perf to the perf
+/* An object may bring its streaming programs in pairs: NAME writes to the ring buffer `events`, NAME_perf to the perf
  * buffer `events_perf`. Ring buffers came with Linux 5.8 and were backported, so the kernel is asked. */
 static void choose_transport(struct bpf_object *object)
 {
 	struct bpf_map *ring = bpf_object__find_map_by_name(object, "events");
 	struct bpf_map *perf = bpf_object__find_map_by_name(object, "events_perf");
 	struct bpf_program *program;
-	bool use_perf;
+	bool use_perf, pairs = false;
 
-	if (!ring || !perf)
+	bpf_object__for_each_program(program, object)
+		pairs = pairs || is_stream_of(program, object, true);
+	if (!ring || !perf || !pairs)
 		return;
 	use_perf = libbpf_probe_bpf_map_type(BPF_MAP_TYPE_RINGBUF, NULL) != 1;
 	bpf_map__set_autocreate(use_perf ? ring : perf, false);
