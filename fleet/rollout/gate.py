@@ -37,7 +37,7 @@ class Step(Protocol):
 
 
 class Sample(Protocol):
-    """One measurement; ``fleet.record.views.SampleView`` is one. ``outcome``: ok, idle, or why nothing was measured."""
+    """One measurement; ``fleet.record.views.SampleView`` is one. ``outcome``: ok, or why nothing was measured."""
 
     @property
     def id(self) -> int: ...  # noqa: D102 - a field
@@ -116,7 +116,7 @@ class _Wave:
     canary: bool
 
     def measured(self, host: str) -> tuple[Sample, ...]:
-        return tuple(s for s in self.samples.get(host, ()) if s.outcome in ("ok", "idle"))
+        return tuple(s for s in self.samples.get(host, ()) if s.outcome == "ok")
 
 
 def judge_wave(

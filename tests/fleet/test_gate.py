@@ -96,6 +96,12 @@ def test_too_few_samples_are_inconclusive() -> None:
     assert judge(hosts(1), []).answer == "inconclusive"
 
 
+def test_a_window_that_is_not_over_is_no_measurement() -> None:
+    assert (
+        judge(hosts(1), samples("h0", 9, outcome="idle", cpu_percent=None, memory_bytes=None)).answer == "inconclusive"
+    )
+
+
 def test_an_empty_wave_or_an_unfinished_one_never_passes() -> None:
     assert judge([], []).answer == "inconclusive"
     assert judge([Step("h0"), Step("h1", "staged")], samples("h0")).answer == "inconclusive"
