@@ -3,6 +3,7 @@ decided elsewhere."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -143,9 +144,19 @@ class BpfObject:
         """Return the function that has the byte *insn* of *section*."""
         return next((f for f in self.functions if f.holds(section, insn)), None)
 
-    def line_at(self, section: str, insn: int) -> LineInfo | None:
-        """Return the source line of the instruction at byte *insn* of *section*, when the object says."""
+    def line_at(self, section: str, insn: int, *, naming: str = "") -> LineInfo | None:
+        """Return the source line of the instruction at byte *insn* of *section*, when the object says.
+
+        The compiler moves the instructions of an access about: of the lines around, one that has the word *naming* is
+        the better answer.
+        """
         function = self.function_at(section, insn)
-        first = function.start if function else 0
-        lines = [row for row in self.lines if row.section == section and first <= row.insn <= insn]
-        return max(lines, key=lambda row: row.insn, default=None)
+        if function is None:
+            return None
+        lines = sorted((r for r in self.lines if function.holds(r.section, r.insn)), key=lambda r: r.insn)
+        here = max((i for i, row in enumerate(lines) if row.insn <= insn), default=None)
+        if here is None:
+            return None
+        around = [lines[here], *lines[here + 1 : here + 4], *reversed(lines[max(here - 3, 0) : here])]
+        word = re.compile(rf"\b{re.escape(naming)}\b") if naming else None
+        return next((row for row in around if word and word.search(row.text)), lines[here])

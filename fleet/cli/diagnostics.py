@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
@@ -48,7 +49,8 @@ def _told_once(outcomes: Sequence[RelocationOutcome]) -> list[RelocationOutcome]
 
 
 def _relocation(check: ObjectCheck, outcome: RelocationOutcome) -> Iterator[str]:
-    line = check.obj.line_at(outcome.section, outcome.insn)
+    asked = re.findall(r"\w+", outcome.local.rpartition(".")[2])
+    line = check.obj.line_at(outcome.section, outcome.insn, naming=asked[0] if asked else "")
     callers = [p for p in check.programs if outcome in p.relocations]
     optional = bool(callers) and all(p.optional for p in callers)
     level = "warning" if optional else "error"

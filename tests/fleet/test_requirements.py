@@ -1,0 +1,167 @@
+"""What an object needs is read off the object: every fixture says in C what must come out."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from btf.elf_object import read_object
+from fleet.compatibility.features import FEATURES
+from fleet.compatibility.requirements import infer
+
+HEAD = """
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+typedef __u32 u32; typedef __u64 u64;
+char LICENSE[] SEC("license") = "GPL";
+"""
+TASK = "struct task_struct { int pid; } __attribute__((preserve_access_index));\n"
+
+# name: (C, processor, needs that must be among those inferred, needs that must not): (kind, subject, program)
+CASES: dict[str, tuple[str, str, set[tuple[str, str, str]], set[str]]] = {
+    "tracepoint": (
+        TASK + 'SEC("tp/sched/sched_process_exec") int p(void *c) '
+        "{ struct task_struct *t = (void *)bpf_get_current_task(); return BPF_CORE_READ(t, pid); }",
+        "v2",
+        {
+            ("btf", "kernel", ""),
+            ("program_type", "tracepoint", "p"),
+            ("attach", "tracepoint", "p"),
+            ("tracepoint", "sched:sched_process_exec", "p"),
+            ("helper", "get_current_task", "p"),
+            ("helper", "probe_read_kernel|probe_read", "p"),
+        },
+        {"isa", "feature", "map_type", "instructions"},
+    ),
+    "plain xdp": (
+        'SEC("xdp") int p(void *c) { return XDP_PASS; }',
+        "v1",
+        {("program_type", "xdp", "p"), ("attach", "xdp", "p")},
+        {"btf", "isa", "feature", "helper", "map_type"},
+    ),
+    "fentry": (
+        'SEC("fentry/nf_conntrack:nf_confirm") int p(u64 *c) { return c[0] != 0; }',
+        "v2",
+        {
+            ("program_type", "tracing", "p"), ("attach", "fentry", "p"), ("function", "nf_confirm", "p"),
+            ("btf", "vmlinux", "p"),
+        },
+        {"tracepoint"},
+    ),
+    "lsm": (
+        'SEC("lsm/file_open") int p(u64 *c) { return 0; }',
+        "v2",
+        {("attach", "lsm", "p"), ("function", "bpf_lsm_file_open", "p"), ("btf", "vmlinux", "p")},
+        set(),
+    ),
+    "kprobe inside a function": (
+        'SEC("kprobe/tcp_v4_connect+0x8") int p(void *c) { return 0; }',
+        "v2",
+        {("attach", "kprobe", "p"), ("function", "tcp_v4_connect", "p")},
+        {"btf"},
+    ),
+    "kprobes by pattern": (
+        'SEC("kprobe.multi/tcp_*") int p(void *c) { return 0; }', "v2", {("attach", "kprobe_multi", "p")}, {"function"},
+    ),
+    "newer instructions": (
+        'SEC("tc") int p(struct __sk_buff *s) { u32 a = s->len, b = s->mark; return a < b ? 0 : 2; }',
+        "v3",
+        {("isa", "v3", ""), ("attach", "tc", "p")},
+        {"btf"},
+    ),
+    "maps, by the program that names them": (
+        'struct { __uint(type, BPF_MAP_TYPE_RINGBUF); __uint(max_entries, 4096); } ring SEC(".maps");'
+        'struct { __uint(type, BPF_MAP_TYPE_LPM_TRIE); __uint(max_entries, 1); __uint(key_size, 8);'
+        ' __uint(value_size, 4); __uint(map_flags, 1); } spare SEC(".maps");'
+        'SEC("?raw_tp/sys_enter") int p(u64 *c) { bpf_ringbuf_output(&ring, c, 8, 0); return 0; }'
+        'SEC("raw_tp/sys_exit") int q(u64 *c) { return 0; }',
+        "v2",
+        {
+            ("map_type", "ringbuf", "p"), ("map_type", "lpm_trie", ""), ("helper", "ringbuf_output", "p"),
+            ("raw_tracepoint", "sys_exit", "q"),
+        },
+        {"feature"},
+    ),
+    "globals and kconfig": (
+        "extern int CONFIG_HZ __kconfig; extern int LINUX_KERNEL_VERSION __kconfig; int seen;"
+        'SEC("xdp") int p(void *c) { seen += CONFIG_HZ + LINUX_KERNEL_VERSION; return 2; }',
+        "v2",
+        {("feature", "global_data", ""), ("kconfig", "CONFIG_HZ", "")},
+        set(),
+    ),
+    "a loop": (
+        'SEC("xdp") int p(u32 *c) { u32 n = 0;\n#pragma clang loop unroll(disable)\n'
+        "for (int i = 0; i < 50; i++) { n += c[0]; asm volatile(\"\" ::: \"memory\"); } return n; }",
+        "v2",
+        {("feature", "bounded_loops", "p")},
+        set(),
+    ),
+    "a subprogram": (
+        "__attribute__((noinline)) int sub(int a) { return a * 3; }"
+        'SEC("xdp") int p(u32 *c) { return sub(c[0]); }',
+        "v2",
+        {("feature", "bpf2bpf", "p")},
+        set(),
+    ),
+    "kernel functions": (
+        "struct cgroup; extern void bpf_cgroup_release(struct cgroup *) __ksym;"
+        "extern const void some_table __ksym __weak; u64 at;"
+        'SEC("tp_btf/cgroup_mkdir") int p(u64 *c) '
+        "{ bpf_cgroup_release((void *)c[0]); at = (u64)&some_table; return 0; }",
+        "v2",
+        {("kfunc", "bpf_cgroup_release", "p"), ("ksym", "some_table", "p"), ("raw_tracepoint", "cgroup_mkdir", "p")},
+        set(),
+    ),
+    "more instructions than old kernels take": (
+        'SEC("xdp") int p(volatile u32 *c) { ' + "c[1] = c[0];" * 2100 + " return 2; }",
+        "v2",
+        {("instructions", "4202", "p")},
+        set(),
+    ),
+}  # fmt: skip
+
+
+def _infer(tmp_path: Path, text: str, cpu: str):
+    source, out = tmp_path / "x.bpf.c", tmp_path / "x.bpf.o"
+    source.write_text(HEAD + text)
+    command = ["clang", "-target", "bpf", f"-mcpu={cpu}", "-O2", "-g", "-I/usr/include/x86_64-linux-gnu"]
+    done = subprocess.run(
+        [*command, "-c", source, "-o", out],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return infer(read_object(out.read_bytes()))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda name: name.replace(" ", "-"))
+def test_needs_are_read_off_the_object(tmp_path, case) -> None:
+    text, cpu, present, absent = CASES[case]
+    needs = _infer(tmp_path, text, cpu)
+    seen = {(n.kind, n.subject, n.program) for n in needs}
+    assert present <= seen, sorted(seen)
+    assert not absent & {n.kind for n in needs}, sorted(seen)
+    assert len(needs) == len(set(needs)) and {n.origin for n in needs} == {"object"}
+    assert {n.kind for n in needs} <= set(FEATURES) | {"ksym"}
+
+
+def test_optional_programs_have_optional_needs(tmp_path) -> None:
+    needs = _infer(tmp_path, CASES["maps, by the program that names them"][0], "v2")
+    assert {n.optional for n in needs if n.program == "p"} == {True}
+    assert {n.optional for n in needs if n.program != "p"} == {False}
+
+
+def test_weak_symbols_are_optional(tmp_path) -> None:
+    needs = _infer(tmp_path, CASES["kernel functions"][0], "v2")
+    assert {n.subject: n.optional for n in needs if n.kind in ("ksym", "kfunc")} == {
+        "bpf_cgroup_release": False,
+        "some_table": True,
+    }
+
+
+def test_helpers_carry_their_program_type(tmp_path) -> None:
+    needs = _infer(tmp_path, CASES["tracepoint"][0], "v2")
+    assert {n.context for n in needs if n.kind == "helper"} == {"tracepoint"}
