@@ -106,8 +106,7 @@ def answer(need: Requirement, known: Known, *, learned: Learned | None = None) -
     code = f"{row.code}-{_CODE_ENDS[found.answer]}"
     if need.kind == "btf" and found.answer is not Answer.YES:
         code = "btf-not-imported" if found.source == "archive" else "btf-hidden" if unlock else code
-    errno = f" ({found.errno})" if found.errno and said is not Answer.YES else ""
-    detail = f"{noun(need)}: {found.detail}{errno}"
+    detail = f"{noun(need)}: {found.detail}"
     return Reason(need, said, found.evidence, code, detail, found.source, found.errno, unlock)
 
 

@@ -115,11 +115,11 @@ def ask_fact(template: str) -> Source:
 
 def _as_found(fact: Fact) -> Finding:
     """What the host itself said of a fact, with its own words where it had any."""
-    said = fact.answer
-    words = _FACT_WORDS[said]
-    if said is not Answer.YES and fact.raw and fact.raw != fact.errno:
-        words += f", {printable(fact.raw, 120)}"
-    return Finding(said, Evidence.PROBED, words, fact.name, fact.errno, fact.source)
+    words = _FACT_WORDS[fact.answer]
+    if fact.answer is not Answer.YES:
+        words += f" ({fact.errno})" if fact.errno else ""
+        words += f": {printable(fact.raw, 120)}" if fact.raw and fact.raw not in (fact.errno, words) else ""
+    return Finding(fact.answer, Evidence.PROBED, words, fact.name, fact.errno, fact.source)
 
 
 _FACT_WORDS = {

@@ -6,6 +6,7 @@ applies when it would really help. Nothing here changes a host.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -164,12 +165,20 @@ def _missing(need: Requirement, facts: Facts) -> Unlock | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A change for the fleet: all of ``unlocks`` together give ``hosts`` the variant ``gains``."""
+class Gain:
+    """What a change opens: a variant of a program, on so many hosts."""
 
     program: str
-    gains: str
+    variant: str
+    hosts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change for the fleet: all of ``unlocks`` together, on ``hosts``, open ``gains``."""
+
     unlocks: tuple[Unlock, ...]
+    gains: tuple[Gain, ...]
     hosts: tuple[str, ...]
     kernels: tuple[str, ...]
 
@@ -206,15 +215,22 @@ def openings(choice: Choice) -> tuple[tuple[str, tuple[Unlock, ...]], ...]:
 
 
 def cheapest(choices: Iterable[Choice]) -> tuple[Change, ...]:
-    """Return the changes that help most: per host its smallest opening, summed; most hosts first."""
-    grouped: dict[tuple[str, str, tuple[Unlock, ...]], tuple[list[str], set[str]]] = {}
+    """Return the changes that help most: for each choice its smallest opening, summed; most hosts first."""
+    hosts: dict[tuple[Unlock, ...], set[str]] = {}
+    kernels: dict[tuple[Unlock, ...], set[str]] = {}
+    gains: dict[tuple[Unlock, ...], Counter[tuple[str, str]]] = {}
     for choice in choices:
         for variant, unlocks in openings(choice)[:1]:
-            hosts, kernels = grouped.setdefault((choice.program, variant, unlocks), ([], set()))
-            hosts.append(choice.host)
-            kernels.add(choice.kernel_id)
+            hosts.setdefault(unlocks, set()).add(choice.host)
+            kernels.setdefault(unlocks, set()).add(choice.kernel_id)
+            gains.setdefault(unlocks, Counter())[choice.program, variant] += 1
     changes = [
-        Change(program, variant, unlocks, tuple(sorted(hosts)), tuple(sorted(kernels)))
-        for (program, variant, unlocks), (hosts, kernels) in grouped.items()
+        Change(
+            unlocks,
+            tuple(Gain(program, variant, n) for (program, variant), n in sorted(gains[unlocks].items())),
+            tuple(sorted(hosts[unlocks])),
+            tuple(sorted(kernels[unlocks])),
+        )
+        for unlocks in hosts
     ]
-    return tuple(sorted(changes, key=lambda c: (-len(c.hosts), len(c.unlocks), c.program, c.gains, c.action)))
+    return tuple(sorted(changes, key=lambda c: (-len(c.hosts), len(c.unlocks), c.action)))

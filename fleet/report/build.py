@@ -131,10 +131,9 @@ def _section(section: ProgramSection) -> dict[str, Any]:
 
 def _change(change: Change) -> Mapping[str, Any]:
     return {
-        "program": change.program,
-        "gains": change.gains,
         "action": change.action,
         "codes": [u.code for u in change.unlocks],
         "hosts": list(change.hosts),
         "kernels": list(change.kernels),
+        "gains": msgspec.to_builtins(change.gains),
     }
