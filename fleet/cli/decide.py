@@ -13,6 +13,8 @@ from btf.fault import EXIT_NO, EXIT_USAGE, Fault
 from fleet.cli.hosts import selected
 from fleet.cli.output import emit, emit_document, narrate, output_option, table
 from fleet.cli.settings import Settings, pass_settings
+from fleet.compatibility.verdict import Choice, Reason
+from fleet.report.model import causes
 from probes.catalogue import find_program
 
 GLYPHS = {"fits": "●", "degraded": "▲", "blocked": "■", "refused": "✕", "unknown": "?"}
@@ -59,29 +61,31 @@ def explain(
         context.exit(EXIT_NO)
 
 
-def _in_words(choice: Any, *, everything: bool) -> str:
+def _in_words(choice: Choice, *, everything: bool) -> str:
     lines = [f"{choice.host} · {choice.program}: {GLYPHS[choice.verdict]} {choice.summary}", ""]
     for assessment in choice.assessments:
         mark = "→" if assessment.variant == choice.variant else " "
-        lines.append(
-            f"{mark} {assessment.variant}: {GLYPHS[assessment.verdict]} {assessment.verdict} ({assessment.evidence})"
-        )
-        reasons = [r for r in assessment.reasons if everything or r.answer != "yes"]
-        for reason in reasons:
-            optional = ", optional" if reason.requirement.optional else ""
-            errno = f", {reason.errno}" if reason.errno else ""
-            source = f" [{reason.source}{errno}]" if reason.source else ""
-            lines.append(f"      {reason.answer:<8}{reason.detail}{source} ({reason.evidence}{optional})")
-            if reason.unlock:
-                lines.append(f"              unlock: {reason.unlock.action}")
-        met = sum(r.answer == "yes" for r in assessment.reasons)
-        if not everything and met:
+        verdict = f"{GLYPHS[assessment.verdict]} {assessment.verdict} ({assessment.evidence})"
+        lines.append(f"{mark} {assessment.variant}: {verdict}")
+        if everything:
+            lines += [_reason(reason, 0) for reason in assessment.reasons]
+        else:
+            lines += [_reason(cause.reason, cause.more) for cause in causes(assessment)]
+            met = sum(r.answer == "yes" for r in assessment.reasons)
             lines.append(f"      {met} of {len(assessment.reasons)} requirements are met")
         if assessment.lost:
             lines.append(f"      does not give: {', '.join(assessment.lost)}")
     if choice.unlocks:
         lines += ["", "to get more: " + "; ".join(u.action for u in choice.unlocks)]
     return "\n".join(lines) + "\n"
+
+
+def _reason(reason: Reason, more: int) -> str:
+    optional = ", optional" if reason.requirement.optional else ""
+    source = f" [{reason.source}]" if reason.source else ""
+    others = f", and {more} more like it" if more else ""
+    unlock = f"\n              unlock: {reason.unlock.action}" if reason.unlock else ""
+    return f"      {reason.answer:<8}{reason.detail}{source} ({reason.evidence}{optional}){others}{unlock}"
 
 
 def _explain_code(code: str, output: str) -> None:

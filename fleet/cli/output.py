@@ -66,7 +66,7 @@ def _cell(value: Any) -> str:
 def narrate(line: str, *, quiet: bool = False) -> None:
     """Write one line of narration to stderr."""
     if not quiet:
-        sys.stderr.write(printable(line, 1000) + "\n")
+        sys.stderr.write("  ".join(printable(part, 1000) for part in line.split("  ")) + "\n")
         sys.stderr.flush()
 
 
