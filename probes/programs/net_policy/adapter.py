@@ -47,7 +47,7 @@ def interface_of(config: Config) -> str:
         try:
             answer = fcntl.ioctl(anything.fileno(), _GET_HARDWARE, struct.pack("=16s24x", name.encode()[:15]))
         except OSError as error:
-            raise ValueError("interface %r: %s" % (name, os.strerror(error.errno))) from None
+            raise ValueError("interface %r: %s" % (name, error.strerror)) from None
     kind = struct.unpack_from("=H", answer, 16)[0]
     if kind != 1:
         raise ValueError("interface %s has no Ethernet header (type %d)" % (name, kind))
@@ -237,6 +237,7 @@ def normalise(raw: Mapping[str, Any], clock: Mapping[str, Any]) -> Dict[str, Any
 
 # BCC attaches no tc programs by itself. Its place is beside the runner's, so that either can take over from the other.
 PLACE = 0xC1
+BPFFS = "/sys/fs/bpf"
 HANDLE = 1
 CLSACT = 0xFFFFFFF1
 PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
@@ -263,8 +264,8 @@ def bcc_setup(bpf: Any, config: Config, scope: Mapping[str, Any], tag: str) -> N
         _attach(text.split(":")[1], text.split(":")[2], body.fd, tag)
 
 
-def bcc_cleanup(_config: Config, _scope: Mapping[str, Any], _tag: str) -> None:
-    """Take our filters away, and the qdisc when nobody uses it any more; idempotent."""
+def bcc_cleanup(_config: Config, _scope: Mapping[str, Any], tag: str) -> None:
+    """Take our filters away, and the qdisc when it is ours and nobody uses it any more; idempotent."""
     for _, name in socket.if_nameindex():
         left: List[Tuple[int, str]] = []
         found = False
@@ -275,18 +276,43 @@ def bcc_cleanup(_config: Config, _scope: Mapping[str, Any], _tag: str) -> None:
             left += [f for f in filters if f not in ours]
             if ours:
                 _ask(_DEL_FILTER, 0, name, HANDLE, PARENTS[direction], _filter_info(PLACE), b"")
-        if found and not left:
+        if found and not left and _forget_qdisc(name, tag):
             _ask(_DEL_QDISC, 0, name, 0, CLSACT, 0, b"")
 
 
 def _attach(interface: str, direction: str, fd: int, tag: str) -> None:
-    _ask(_NEW_QDISC, _CREATE | _EXCLUSIVE, interface, 0xFFFF0000, CLSACT, 0, _attribute(_KIND, b"clsact\0"), (17,))
+    try:
+        _ask(_NEW_QDISC, _CREATE | _EXCLUSIVE, interface, 0xFFFF0000, CLSACT, 0, _attribute(_KIND, b"clsact\0"))
+        _note_qdisc(interface, tag)
+    except FileExistsError:
+        pass  # somebody's, perhaps ours of before
     if any(place == PLACE and not name.startswith(OBJECT_TAG) for place, name in _filters(interface, direction)):
         raise OSError("another program is in our place on %s %s" % (interface, direction))
     options = _attribute(_BPF_FD, struct.pack("=I", fd)) + _attribute(_BPF_NAME, tag.encode() + b"\0")
     options += _attribute(_BPF_FLAGS, struct.pack("=I", 1))  # direct action
     body = _attribute(_KIND, b"bpf\0") + _attribute(_OPTIONS, options)
     _ask(_NEW_FILTER, _CREATE | _REPLACE, interface, HANDLE, PARENTS[direction], _filter_info(PLACE), body)
+
+
+def _qdisc_note(interface: str, tag: str) -> str:
+    """Where the runner, too, notes that the qdisc of an interface is ours: one may have to undo what the other made."""
+    return os.path.join(BPFFS, "corollout", tag.split(":")[1], "clsact", interface.replace(".", "_"))
+
+
+def _note_qdisc(interface: str, tag: str) -> None:
+    if os.path.ismount(BPFFS):
+        os.makedirs(_qdisc_note(interface, tag), mode=0o700, exist_ok=True)
+
+
+def _forget_qdisc(interface: str, tag: str) -> bool:
+    """Tell whether the qdisc is ours, and forget it; where nothing can be noted, an empty one counts as ours."""
+    if not os.path.ismount(BPFFS):
+        return True
+    try:
+        os.removedirs(_qdisc_note(interface, tag))
+    except OSError:
+        return False
+    return True
 
 
 def _filters(interface: str, direction: str) -> List[Tuple[int, str]]:
