@@ -151,6 +151,8 @@ def _stream(bpf: Any, bodies: Mapping[bytes, int], channel: Channel) -> None:
                 channel.say("sample", at_ns=int(time.monotonic() * 1e9), maps=_maps(), programs=_counts(bodies))
             elif words == ["stats", "on"]:
                 stats += _enable_stats() if not stats else []
+                if not stats:
+                    channel.say("error", stage="stats", message="this kernel has no run-time statistics to switch on")
             elif words == ["stats", "off"]:
                 while stats:
                     _close(stats.pop())

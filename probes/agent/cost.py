@@ -122,6 +122,7 @@ class Meter:
         self._cpu = self._cpu_ns()
         self._answers: List[Mapping[str, Any]] = []
         self._asked = 0
+        self._counted = True
 
     def _cpu_ns(self) -> Dict[int, int]:
         return {pid: ns for pid in self._pids for ns in [process_cpu_ns(pid)] if ns is not None}
@@ -146,6 +147,10 @@ class Meter:
         """Take one ``sample`` event of the child."""
         self._answers.append(event)
 
+    def uncounted(self) -> None:
+        """Take note that statistics could not be switched on: this interval's counts mean nothing."""
+        self._counted = False
+
     def sample(self, now: float, wall: float, lost: int, records: int) -> Optional[Dict[str, Any]]:
         """Return the sample of the interval that ends now, else None; *lost* and *records* count the interval's."""
         ended = now >= self._since + self._interval_s
@@ -159,7 +164,7 @@ class Meter:
         user = 100.0 * user_ns / (window_s * 1e9)
         last = self._answers[-1] if self._answers else {}
         kernel = None
-        if len(self._answers) >= 2:
+        if len(self._answers) >= 2 and self._counted:
             kernel = kernel_cost(self._answers[0], last, self._kinds, self._calibration)
         maps = sum(int(m.get("memory_bytes") or 0) for m in last.get("maps", []))
         seen = lost + records

@@ -48,6 +48,7 @@ class Holder:
         self.counters: List[Event] = []
         self.sample: Optional[Event] = None
         self.standing = watchdog.Standing()
+        self.stays = self.spec.static  # what it did outlives it
         self.lost = self.seen = 0
         self.trouble: Event = {}
         self.records: Optional[RecordLog] = None
@@ -146,6 +147,8 @@ class Holder:
 
     def _error(self, event: Event) -> None:
         self.trouble = event
+        if self.meter and event.get("stage") == "stats":
+            self.meter.uncounted()
 
     # time
 
@@ -186,6 +189,7 @@ class Holder:
         if self.standing.state == "trip" and self.standing.last:
             last = self.standing.last
             text = "%s: over budget: %s %.4g, limit %.4g" % (TRIPPED, last.budget, last.seen, last.limit)
+            self.stays = self.spec.static and self.spec.budget["action"] == "static"
             self._end("tripped", text + self._what_stays())
             return
         self._write_status()
@@ -201,7 +205,7 @@ class Holder:
             self._end("stopped", None)
 
     def _what_stays(self) -> str:
-        return "; the last policy stays in force" if self.spec.static else ""
+        return "; the last policy stays in force" if self.stays else ""
 
     # changes of state
 
@@ -233,9 +237,8 @@ class Holder:
             handle = _EVENTS.get(str(event.get("event")))
             if handle:
                 handle(self, event)
-        left: List[str] = []
-        if not self.spec.static and not any(e.get("event") == "bye" for e in said or []):
-            left = self._undo()
+        undone = not self.spec.static and any(e.get("event") == "bye" for e in said or [])
+        left: List[str] = [] if self.stays or undone else self._undo()
         if self.was != "running":
             self._tell({"event": "error", "message": self.reason or "stopped", "left": left, "error": self.trouble})
             return 1

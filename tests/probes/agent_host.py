@@ -177,6 +177,14 @@ class AgentHost:
     def document(self, name: str, program: str = "sample-trace") -> Any:
         return json.loads((self.state / "programs" / program / name).read_bytes())
 
+    def make_due(self, name: str, key: str) -> None:
+        """Let a lease or a revert be due now, as if its time had passed; the waiting process finds it so."""
+        path = self.state / "programs/sample-trace" / name
+        document = json.loads(path.read_bytes())
+        beside = path.with_suffix(".due")
+        beside.write_text(json.dumps({**document, key: 0}))
+        beside.replace(path)
+
     def holder(self) -> Any:
         return self.document("state.json")["holder"]
 

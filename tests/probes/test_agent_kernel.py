@@ -253,9 +253,10 @@ def test_net_policy_stays_when_its_holder_dies_and_goes_when_removed(realm: Real
 
 
 def test_an_unconfirmed_net_policy_goes_by_itself(realm: Realm) -> None:
-    realm.applied(policy(realm, revert_s=1.0), 1)
+    realm.applied(policy(realm), 1)
     assert len(filters(realm)) == 2
     os.kill(realm.holder()["pid"], signal.SIGKILL)
+    realm.make_due("revert.json", "at_boot")
     realm.reaches("reverted", "COR-AGT-022")
     assert filters(realm) == []
 
@@ -270,10 +271,11 @@ def test_variants_of_a_policy_change_over_and_back(realm: Realm) -> None:
     fallback = {**core, "variant": "fallback", "files": files, "generation": 2}
     realm.applied(core, 1)
     assert realm.run("confirm", "--program", "sample-trace", "--token", "1")[0] == 0
-    answer = realm.applied({**fallback, "revert_s": 2.0}, 2)
+    answer = realm.applied(fallback, 2)
     assert answer["left"] == [] and filters(realm) == [] and chains(realm)
     assert realm.row()["observed"]["rules"] > 0
-    row = realm.reaches("reverted", "COR-AGT-022")  # nobody confirmed
+    realm.make_due("revert.json", "at_boot")  # nobody confirmed
+    row = realm.reaches("reverted", "COR-AGT-022")
     assert (row["variant"], row["generation"], row["observed"]["alive"]) == ("core", 1, True)
     assert len(filters(realm)) == 2 and chains(realm) == []
     # A dead holder's pinned policy is not forgotten when another variant takes over.

@@ -146,6 +146,6 @@ def test_the_build_id_is_found_among_other_notes() -> None:
         return b"".join(n.to_bytes(4, "little") for n in (len(name), len(data), kind)) + name + pad + data
 
     wanted = bytes(range(20))
-    assert build_id(note(b"Xen\0", 6, b"abcd") + note(b"GNU\0", 3, wanted)) == wanted.hex()
+    assert build_id(note(b"Xen\0", 3, b"abcd") + note(b"GNU\0", 3, wanted)) == wanted.hex()
     assert build_id(note(b"GNU\0", 1, wanted)) is None
     assert build_id(b"\x04\0\0\0\xff") is None

@@ -23,25 +23,26 @@ def host(tmp_path: Path) -> Iterator[AgentHost]:
 
 
 def test_an_unrenewed_lease_ends_a_tracing_program(host: AgentHost) -> None:
-    host.applied(host.spec(lease_s=0.3), 7)
+    host.applied(host.spec(lease_s=60), 7)
     holder = host.holder()
+    host.make_due("lease.json", "expires_boot")
     row = host.reaches("expired", "COR-AGT-021")
     assert row["lease"] is None and host.marks() == [] and not row["observed"]["alive"]
     wait_for(lambda: not process.alive(holder))
     # The same step repeated does not bring back what the host ended by itself; a new one does.
-    assert host.applied(host.spec(lease_s=0.3), 7)["already"] is True
+    assert host.applied(host.spec(lease_s=60), 7)["already"] is True
     assert host.applied(host.spec(lease_s=60), 8)["already"] is False
 
 
 def test_a_renewed_lease_goes_on(host: AgentHost) -> None:
-    host.applied(host.spec(lease_s=2), 7)
-    first = host.row()["lease"]["expires"]
+    host.applied(host.spec(lease_s=60), 7)
+    first = host.document("lease.json")
     status, answer = host.run("renew", "--program", "sample-trace", "--lease-s", "600")
-    assert status == 0 and answer["expires"] > first + 500
-    assert host.row()["lease"]["expires"] == answer["expires"]
-    due = host.document("lease.json")["expires_boot"]
-    host.when(lambda row: row["sample"] and row["sample"]["at"] > first)
-    assert host.row()["state"] == "running" and due > 0
+    renewed = host.document("lease.json")
+    assert status == 0 and answer["expires"] == renewed["expires"] > first["expires"] + 500
+    assert renewed["expires_boot"] > first["expires_boot"] + 500
+    row = host.row()
+    assert (row["state"], row["lease"]["expires"]) == ("running", renewed["expires"])
 
 
 def test_over_budget_is_stopped_with_no_controller_and_the_breach_is_kept(host: AgentHost) -> None:
@@ -76,22 +77,30 @@ def test_a_tripped_networking_program_keeps_its_policy_and_says_so(host: AgentHo
     assert host.marks() == []
 
 
+def test_a_networking_program_declared_to_detach_is_undone(host: AgentHost) -> None:
+    host.applied(host.networking(budget={"memory_mib": 1, "action": "detach"}), 7)
+    assert "stays" not in host.reaches("tripped")["reason"]
+    wait_for(lambda: not host.marks())
+
+
 def test_the_unconfirmed_is_reverted_even_when_the_holder_is_dead(host: AgentHost) -> None:
-    host.applied(host.networking(revert_s=1.0), 7)
+    host.applied(host.networking(), 7)
     assert host.row()["revert"]["at"] > 0
     os.kill(host.holder()["pid"], signal.SIGKILL)
+    host.make_due("revert.json", "at_boot")
     row = host.reaches("reverted", "COR-AGT-022")
     assert host.marks() == [] and row["revert"] is None and not row["observed"]["alive"]
     status, answer = host.run("confirm", "--program", "sample-trace", "--token", "7")
     assert (status, answer["code"]) == (3, "COR-AGT-013")
-    assert host.applied(host.networking(revert_s=1.0), 7)["state"] == "reverted"
+    assert host.applied(host.networking(), 7)["state"] == "reverted"
 
 
 def test_a_revert_brings_the_confirmed_predecessor_back(host: AgentHost) -> None:
     host.applied(host.networking(revert_s=600), 7)
     assert host.run("confirm", "--program", "sample-trace", "--token", "7")[1]["already"] is False
     assert host.run("confirm", "--program", "sample-trace", "--token", "7")[1]["already"] is True
-    host.applied(host.networking(revert_s=0.5, generation=2), 8)
+    host.applied(host.networking(generation=2), 8)
+    host.make_due("revert.json", "at_boot")
     row = host.reaches("reverted", "COR-AGT-022")
     assert row["generation"] == 1 and row["observed"]["alive"] and "generation 1 is back" in row["reason"]
     assert host.marks() == ["corollout_sample-trace_1"]
@@ -99,13 +108,25 @@ def test_a_revert_brings_the_confirmed_predecessor_back(host: AgentHost) -> None
 
 
 def test_confirm_cancels_the_revert_for_its_own_token_only(host: AgentHost) -> None:
-    host.applied(host.networking(revert_s=1.0), 7)
+    host.applied(host.networking(), 7)
     assert host.run("confirm", "--program", "sample-trace", "--token", "6")[0] == 3
+    assert host.row()["revert"]["at"] > 0
     assert host.run("confirm", "--program", "sample-trace", "--token", "7")[0] == 0
     assert host.row()["revert"] is None
-    host.when(lambda row: row["sample"] and row["sample"]["at"] > row["sample"]["window_s"] + 1)
+    assert (
+        host.run("revert", "--program", "sample-trace", "--token", "7")[1]["reverted"] is False
+    )  # what the timer does
+    assert host.row()["state"] == "running"
+
+
+def test_a_revert_whose_timer_was_killed_can_be_done_by_the_verb(host: AgentHost) -> None:
+    host.applied(host.networking(), 7)
+    assert host.run("revert", "--program", "sample-trace", "--token", "6")[1]["reverted"] is False
+    host.make_due("revert.json", "at_boot")
+    host.run("revert", "--program", "sample-trace", "--token", "7")  # whoever comes first, it happens once
+    row = host.reaches("reverted")
     journal = (host.state / "programs/sample-trace/journal.jsonl").read_text()
-    assert "confirmed" in journal and "reverted" not in journal and host.row()["state"] == "running"
+    assert journal.count('"reverted"') == 1 and row["revert"] is None
 
 
 def test_networking_survives_the_death_of_its_holder(host: AgentHost) -> None:

@@ -137,6 +137,16 @@ def test_statistics_are_on_for_a_part_of_the_interval_only() -> None:
     assert meter.due() == 119.0
 
 
+def test_without_statistics_nothing_is_made_up() -> None:
+    meter = Meter([], {}, {}, 1.0, metered=True, dumps=[], now=0.0)
+    for now, answer in ((0.5, counts(0, a=(0, 0))), (1.0, counts(10**9, a=(0, 0)))):
+        assert meter.orders(now)
+        meter.heard(answer)
+    meter.uncounted()
+    found = meter.sample(1.0, 0.0, 0, 5)
+    assert found and (found["kernel_percent"], found["ns_per_event"], found["events"]) == (None, None, 5)
+
+
 def test_a_child_that_does_not_answer_is_counted_and_nothing_is_made_up() -> None:
     meter = Meter([], {}, {}, 1.0, metered=True, dumps=[], now=0.0)
     meter.orders(0.5)
