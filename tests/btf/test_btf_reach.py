@@ -1,0 +1,85 @@
+"""What is called dead code is dead to the kernel: it loads programs with poison there, and refuses poison elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+from libbpf_truth import ask_libbpf, write_btf
+from test_btf_relocate import HEAD
+
+from btf.elf_object import read_object
+from btf.flow import has_loop
+from btf.insn import EXIT, JA, LD_IMM64, Insn
+from btf.parse import parse_btf
+from btf.relocate import relocate
+
+KERNEL = "struct t { int a, b; } t; enum e { A } e;"
+LOCAL = "struct t { int a, gone; } CORE; enum e { A, GONE }; struct none { int x; } CORE;\n"
+READ = "bpf_core_read(&v, 4, &t->gone)"
+
+# name: (body of the program, functions before it, whether the kernel loads it)
+CASES = {
+    "a guard": (f"if (bpf_core_field_exists(t->gone)) {READ}", "", True),
+    "no guard": (READ, "", False),
+    "the other branch": (f"if (bpf_core_field_exists(t->gone)) v = 1; else {READ}", "", False),
+    "a guard on a type": (f"if (bpf_core_type_exists(struct none)) {READ}", "", True),
+    "a guard on an enumerator": (f"if (bpf_core_enum_value_exists(enum e, GONE)) {READ}", "", True),
+    "a guard on a size": (f"if (bpf_core_type_size(struct none) > 3) {READ}", "", True),
+    "two guards": (f"if (bpf_core_field_exists(t->a) && bpf_core_field_exists(t->gone)) {READ}", "", True),
+    "either of two": (f"if (bpf_core_field_exists(t->a) || bpf_core_field_exists(t->gone)) {READ}", "", False),
+    "a guard that is negated": (f"if (!bpf_core_field_exists(t->gone)) return 7; {READ}", "", True),
+    "a guard kept in a variable": (
+        f"int has = bpf_core_field_exists(t->gone); v = bpf_get_prandom_u32(); if (has) {READ}", "", True,
+    ),
+    "a guard that depends on data": (f"if (ctx[1] & 1) {READ}", "", False),
+    "a guard around a call": (
+        "if (bpf_core_field_exists(t->gone)) v = sub(t)",
+        "static __attribute__((noinline)) int sub(struct t *t) { int v = 0; " + READ + "; return v; }\n",
+        True,
+    ),
+    "one call guarded, one not": (
+        "if (bpf_core_field_exists(t->gone)) v = sub(t); v += sub(t + 1)",
+        "static __attribute__((noinline)) int sub(struct t *t) { int v = 0; " + READ + "; return v; }\n",
+        False,
+    ),
+    "a guard in the function called": (
+        "v = sub(t)",
+        "static __attribute__((noinline)) int sub(struct t *t) { int v = 0; if (bpf_core_field_exists(t->gone)) "
+        + READ + "; return v; }\n",
+        True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("cpu", ["v2", "v3"])
+@pytest.mark.parametrize("case", CASES, ids=lambda name: name.replace(" ", "-"))
+def test_the_kernel_agrees(compile_bpf, btf_bytes, tmp_path, case, cpu) -> None:
+    body, before, loads = CASES[case]
+    slug = "reach_" + case.replace(" ", "_").replace(",", "")
+    raw = btf_bytes("reach_kernel.c", text=KERNEL)
+    path = compile_bpf(f"{slug}.bpf.c", cpu=cpu, text=HEAD + LOCAL + before + f"PROG({body})")
+    results = relocate(read_object(path.read_bytes()), parse_btf(raw))
+    assert any(r.outcome == "poisoned" for r in results)
+    assert all(r.guarded for r in results if r.outcome == "poisoned") == loads
+    truth = ask_libbpf(path, write_btf(tmp_path / "kernel.btf", raw))
+    assert (truth.loaded is None) == loads, truth.log[-30:]
+
+
+@pytest.mark.kernel
+def test_real_objects_load_here_as_foretold(compile_bpf, vmlinux) -> None:
+    path = compile_bpf("tracing.bpf.c")
+    results = relocate(read_object(path.read_bytes()), vmlinux)
+    assert all(r.guarded for r in results if r.outcome == "poisoned" and r.program != "never")
+    assert ask_libbpf(path, None).loaded is None
+
+
+def test_a_loop_is_a_way_back() -> None:
+    stay, leave = Insn(0xB7, 0, 0, 0, 0), Insn(EXIT, 0, 0, 0, 0)
+    wide = [Insn(LD_IMM64, 1, 0, 0, 1), Insn(0, 0, 0, 0, 0)]
+    maybe_back = Insn(0x15, 1, 0, -3, 0)
+    assert not has_loop([stay, leave])
+    assert has_loop([stay, stay, maybe_back, leave])
+    assert has_loop([*wide, stay, Insn(JA, 0, 0, -4, 0)])
+    # Jumping back is no loop when nothing leads on to the jump again.
+    assert not has_loop([Insn(JA, 0, 0, 2, 0), stay, leave, Insn(JA, 0, 0, -3, 0)])
+    assert not has_loop([Insn(JA, 0, 0, 100, 0), leave])
