@@ -7,7 +7,7 @@ BPF_CFLAGS := -target bpf -mcpu=v2 -O2 -g -Wall -Wextra -Werror -Iprobes/include
 	$(if $(MULTIARCH),-idirafter /usr/include/$(MULTIARCH))
 RUNNER_CFLAGS := -std=gnu11 -O2 -g -Wall -Wextra -Werror -static
 
-%core.bpf.o: %core.bpf.c $(wildcard probes/include/*.h)
+%core.bpf.o: %core.bpf.c $(wildcard probes/include/*.h probes/programs/*/*.h)
 	@echo "  BPF     $@"
 	@$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 

@@ -30,12 +30,16 @@ SPELLINGS = (
     (r"bpf_map_update_elem\(&(\w+), (.*), BPF_ANY\)", r"\1.update(\2)"),
     (r"bpf_perf_event_output\((\w+), &(\w+), BPF_F_CURRENT_CPU, ", r"\2.perf_submit(\1, "),
     (r'SEC\("tc"\)\n', ""),
+    (r"/\* SPDX-.*\n", ""),
+    (r"#pragma once\n", ""),
 )
 
 
-def twin(core: str) -> str:
-    """Return the BCC source for *core*, which must hold the line BODY."""
+def twin(folder: Path) -> str:
+    """Return the BCC source of the program in *folder*; its core.bpf.c must hold the line BODY."""
+    core = (folder / "core.bpf.c").read_text()
     body = core[core.index(BODY) + len(BODY) :]
+    body = re.sub(r'#include "(\w+\.h)"\n', lambda found: (folder / found[1]).read_text() + "\n", body)
     for pattern, spelling in SPELLINGS:
         body = re.sub(pattern, spelling, body)
     return HEAD + body.lstrip("\n")
@@ -43,4 +47,4 @@ def twin(core: str) -> str:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    (folder / "legacy.bcc.c").write_text(twin((folder / "core.bpf.c").read_text()))
+    (folder / "legacy.bcc.c").write_text(twin(folder))
