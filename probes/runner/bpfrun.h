@@ -119,11 +119,17 @@ int tc_remove(const char *text, const char *pin);    /* 1 removed, 0 was not the
 void tc_describe(const uint32_t *ids, size_t count); /* filters that run one of these programs */
 
 /* ---- pins.c ---- */
+int pin_prepare(const struct held *held);
 int pin_all(struct held *held);
 void unpin_all(struct held *held);
+void remove_folders(const char *pin);
+int each_pin(const char *dir, const char *kind, int (*visit)(const char *path, const char *name, void *context),
+	     void *context);
+int mark_clsact(const char *pin, const char *interface, bool add);
+
+/* ---- undo.c ---- */
 int verb_pins(const struct options *options);
 int verb_detach(const struct options *options);
-int mark_clsact(const char *pin, const char *interface, bool add);
 
 /* ---- maps.c ---- */
 int set_entry(const struct bpf_map *map, const char *key, const char *value);

@@ -11,7 +11,6 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define MAX_PINNED 256
 #define FRESH "_fresh" /* pinned beside the old one, then renamed over it; bpffs takes no dots */
 
 static bool join(char *out, size_t size, const char *dir, const char *kind, const char *name, const char *suffix)
@@ -44,8 +43,8 @@ int mark_clsact(const char *pin, const char *interface, bool add)
 }
 
 /* Calls visit for each entry of DIR/kind; returns what it returned other than 0. */
-static int each(const char *dir, const char *kind, int (*visit)(const char *path, const char *name, void *context),
-		void *context)
+int each_pin(const char *dir, const char *kind, int (*visit)(const char *path, const char *name, void *context),
+	     void *context)
 {
 	char path[512];
 	struct dirent *entry;
@@ -150,10 +149,13 @@ static int drop_own(const char *fresh, const char *path, int fd)
 	return 0;
 }
 
-static void remove_folders(const char *pin)
+/* Only empty ones go. */
+void remove_folders(const char *pin)
 {
 	char path[512];
 
+	if (!pin)
+		return;
 	for (size_t i = 0; i < 2; i++)
 		if (join(path, sizeof(path), pin, kinds[i], "", ""))
 			rmdir(path);
@@ -162,33 +164,65 @@ static void remove_folders(const char *pin)
 	rmdir(pin);
 }
 
-int pin_all(struct held *held)
+/* Makes the folders, before anything is attached: a place that cannot be pinned to is refused early. */
+int pin_prepare(const struct held *held)
 {
 	const char *pin = held->options->pin;
 	struct statfs status;
 	char path[512];
-	int error;
+	bool made;
 
 	if (!pin)
 		return 0;
-	mkdir(pin, 0700);
+	made = !mkdir(pin, 0700);
 	if (statfs(pin, &status))
-		return fail(EXIT_REFUSED, "pin", errno, NULL, "%s: %s", pin, strerror(errno));
+		return fail(EXIT_USAGE, "pin", errno, NULL, "%s: %s", pin, strerror(errno));
 	if (status.f_type != BPF_FS_MAGIC) {
-		rmdir(pin);
+		if (made)
+			rmdir(pin);
 		return fail(EXIT_USAGE, "pin", EINVAL, NULL, "%s is not on a bpffs", pin);
 	}
 	for (size_t i = 0; i < 2; i++)
 		if (join(path, sizeof(path), pin, kinds[i], "", ""))
 			mkdir(path, 0700);
+	return 0;
+}
+
+static int forget_stale(const char *path, const char *name, void *context)
+{
+	const struct held *held = context;
+
+	for (size_t i = 0; i < 2; i++) {
+		const char *known;
+		void *place = NULL;
+		int fd;
+
+		while ((known = next_pinnable(held, kinds[i], &place, &fd)))
+			if (!strcmp(known, name))
+				return 0;
+	}
+	unlink(path); /* of an older generation that had other names */
+	return 0;
+}
+
+/* Pins everything beside what is there, then renames it over: a failure leaves the old pins as they were. */
+int pin_all(struct held *held)
+{
+	const char *pin = held->options->pin;
+	int error;
+
+	if (!pin)
+		return 0;
 	error = for_all(held, pin_fresh);
 	if (!error)
 		error = for_all(held, rename_fresh);
-	if (!error)
-		return 0;
-	for_all(held, drop_fresh);
-	remove_folders(pin);
-	return fail(EXIT_REFUSED, "pin", error, NULL, "%s: %s", pin, strerror(-error));
+	if (error) {
+		for_all(held, drop_fresh);
+		return fail(EXIT_REFUSED, "pin", error, NULL, "%s: %s", pin, strerror(-error));
+	}
+	for (size_t i = 0; i < 2; i++)
+		each_pin(pin, kinds[i], forget_stale, held);
+	return 0;
 }
 
 void unpin_all(struct held *held)
@@ -197,113 +231,4 @@ void unpin_all(struct held *held)
 		return;
 	for_all(held, drop_own);
 	remove_folders(held->options->pin);
-}
-
-struct pinned_ids {
-	uint32_t ids[MAX_PINNED];
-	size_t count;
-};
-
-static int show_program(const char *path, const char *name, void *context)
-{
-	struct pinned_ids *seen = context;
-	struct bpf_prog_info info;
-	char tag[2 * BPF_TAG_SIZE + 1];
-	int fd = bpf_obj_get(path);
-
-	if (fd >= 0 && !program_info(fd, &info)) {
-		const char *type = libbpf_bpf_prog_type_str(info.type);
-
-		tag_text(&info, tag);
-		json_object(NULL);
-		json_text("name", name);
-		json_text("type", type ? type : "unknown");
-		json_u64("id", info.id);
-		json_text("tag", tag);
-		json_object_end();
-		if (seen->count < MAX_PINNED)
-			seen->ids[seen->count++] = info.id;
-	}
-	if (fd >= 0)
-		close(fd);
-	return 0;
-}
-
-static int show_map(const char *path, const char *name, void *context)
-{
-	struct bpf_map_info info;
-	int fd = bpf_obj_get(path);
-
-	(void)context;
-	if (fd >= 0 && !map_info(fd, &info)) {
-		const char *type = libbpf_bpf_map_type_str(info.type);
-
-		json_object(NULL);
-		json_text("name", name);
-		json_text("type", type ? type : "unknown");
-		json_u64("id", info.id);
-		json_u64("memory_bytes", memory_of(fd));
-		json_object_end();
-	}
-	if (fd >= 0)
-		close(fd);
-	return 0;
-}
-
-int verb_pins(const struct options *options)
-{
-	static struct pinned_ids seen;
-
-	json_begin("pins");
-	json_array("programs");
-	each(options->argument, "programs", show_program, &seen);
-	json_array_end();
-	json_array("maps");
-	each(options->argument, "maps", show_map, NULL);
-	json_array_end();
-	tc_describe(seen.ids, seen.count);
-	json_end();
-	return EXIT_OK;
-}
-
-static int remove_pin(const char *path, const char *name, void *context)
-{
-	char text[300];
-
-	(void)context;
-	if (!unlink(path)) {
-		snprintf(text, sizeof(text), "pin:%s", name);
-		json_text(NULL, text);
-	}
-	return 0;
-}
-
-/* Goes on after a failure, so that as much as can be is undone, and then says what failed. */
-int verb_detach(const struct options *options)
-{
-	const char *failed = NULL;
-	int error = 0;
-
-	json_begin("detached");
-	json_array("removed");
-	for (size_t i = 0; i < options->attach.count; i++) {
-		const char *text = options->attach.items[i];
-		int result = tc_remove(text, options->pin);
-
-		if (result > 0)
-			json_text(NULL, strchr(text, '=') + 1);
-		if (result < 0 && !failed) {
-			failed = text;
-			error = result;
-		}
-	}
-	for (size_t i = 0; options->pin && i < 2; i++)
-		each(options->pin, kinds[i], remove_pin, NULL);
-	json_array_end();
-	json_end();
-	if (options->pin)
-		remove_folders(options->pin);
-	if (failed)
-		return fail(EXIT_REFUSED, "detach", error, NULL, "%s: %s", failed, strerror(-error));
-	return EXIT_OK;
 }

@@ -223,12 +223,15 @@ static int hold(struct streaming *streaming, int signals)
 	if (!code)
 		code = open_streams(streaming);
 	if (!code)
+		code = pin_prepare(held);
+	if (!code)
 		code = attach_all(held);
 	if (!code)
 		code = pin_all(held);
 	if (code) {
 		detach_all(held);
 		tc_undo(held);
+		remove_folders(held->options->pin);
 		return code;
 	}
 	describe_held(held);

@@ -124,15 +124,18 @@ static bool has_filters(int ifindex)
 	return found;
 }
 
+/* Removes the qdisc with its last filter, if we made it; the note in the pin folder must outlive our first filter. */
 static void drop_clsact(const struct filter *filter, const char *pin)
 {
 	struct bpf_tc_hook hook = clsact_of(filter);
+	bool ours = filter->made_clsact;
 
 	if (has_filters(filter->ifindex))
 		return;
-	bpf_tc_hook_destroy(&hook);
-	if (pin)
-		mark_clsact(pin, filter->interface, false);
+	if (pin && mark_clsact(pin, filter->interface, false) > 0)
+		ours = true;
+	if (ours)
+		bpf_tc_hook_destroy(&hook);
 }
 
 static int refuse(const struct filter *filter, const char *program, int error, const char *what)
@@ -196,25 +199,21 @@ void tc_undo(struct held *held)
 		} else {
 			drop(filter);
 		}
-		if (filter->made_clsact)
-			drop_clsact(filter, held->options->pin);
+		drop_clsact(filter, held->options->pin);
 	}
 }
 
 void tc_release(struct held *held)
 {
-	const char *pin = held->options->pin;
-
 	for (size_t i = 0; i < held->filter_count; i++) {
 		struct filter *filter = &held->filters[i];
 		uint32_t id;
 
 		if (!query(filter, &id) && id == filter->id)
 			drop(filter);
-		if (filter->made_clsact ||
-		    (pin && !has_filters(filter->ifindex) && mark_clsact(pin, filter->interface, false) > 0))
-			drop_clsact(filter, pin);
 	}
+	for (size_t i = 0; i < held->filter_count; i++)
+		drop_clsact(&held->filters[i], held->options->pin);
 }
 
 int tc_remove(const char *text, const char *pin)
@@ -237,9 +236,8 @@ int tc_remove(const char *text, const char *pin)
 	if (fd >= 0)
 		close(fd);
 	error = ours ? drop(&filter) : 0;
-	/* The note that the qdisc is ours must outlive our first filter there. */
-	if (!error && pin && !has_filters(filter.ifindex) && mark_clsact(pin, filter.interface, false) > 0)
-		drop_clsact(&filter, NULL);
+	if (!error)
+		drop_clsact(&filter, pin);
 	return error ? error : ours;
 }
 
