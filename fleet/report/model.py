@@ -16,6 +16,7 @@ from fleet.compatibility.choose import why
 from fleet.compatibility.unlock import Change, cheapest
 from fleet.compatibility.verdict import Assessment, Choice, Reason, Verdict
 from fleet.record.views import HostView, KernelView
+from fleet.report.compare import Difference, KernelFact, differences, kernel_facts
 from inventory.facts import Answer, Facts
 from probes.manifest import LADDER
 
@@ -97,14 +98,6 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """A fact that is not the same for all groups: its value for each, in the groups' order."""
-
-    fact: str
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ProgramSection:
     """One program on one kernel, or on the whole fleet."""
 
@@ -134,7 +127,7 @@ class KernelPage:
     kernel: KernelView
     page: str
     hosts: tuple[str, ...]
-    facts: tuple[tuple[str, str], ...]
+    facts: tuple[KernelFact, ...]
     sections: tuple[ProgramSection, ...]
 
 
@@ -170,7 +163,7 @@ def make_report(survey: Survey) -> Report:
         )
         hosts = tuple(sorted(hosts_of.get(kernel.id, ())))
         seen = [survey.facts[h] for h in hosts if h in survey.facts]
-        pages.append(KernelPage(kernel, page_name(kernel), hosts, _kernel_facts(seen), sections))
+        pages.append(KernelPage(kernel, page_name(kernel), hosts, kernel_facts(seen), sections))
     return Report(
         survey.generated_at,
         len(survey.hosts),
@@ -220,7 +213,13 @@ def _section(
         return ProgramSection(program, counts, variants, tuple(segments))
     groups = _groups(choices)
     return ProgramSection(
-        program, counts, variants, tuple(segments), groups, _differences(groups, facts), cheapest(choices)
+        program,
+        counts,
+        variants,
+        tuple(segments),
+        groups,
+        differences([(g.assessments, facts.get(g.hosts[0])) for g in groups]),
+        cheapest(choices),
     )
 
 
@@ -279,57 +278,3 @@ def causes(assessment: Assessment) -> tuple[Cause, ...]:
             same = reason.unlock or (reason.code if reason.answer is Answer.UNKNOWN else reason.detail)
             found.setdefault((reason.answer, same, reason.requirement.optional), []).append(reason)
     return tuple(Cause(reasons[0], len(reasons) - 1) for reasons in found.values())
-
-
-def _differences(groups: Sequence[Group], facts: Mapping[str, Facts]) -> tuple[Difference, ...]:
-    """Which facts behind the reasons are not the same for all groups: same kernel, other verdict."""
-    shown = [facts.get(g.hosts[0]) for g in groups]
-    if len(groups) < 2 or any(f is None for f in shown):
-        return ()
-    names = {r.source for g in groups for a in g.assessments for r in a.reasons if r.answer is not Answer.YES}
-    names |= {"seccomp.mode", "lockdown.mode", "lsm.active"}
-    rows = []
-    for name in sorted(names):
-        values = tuple(_shown(f, name) for f in shown if f is not None)
-        if len(set(values)) > 1:
-            rows.append(Difference(name, values))
-    return tuple(rows)
-
-
-def _shown(facts: Facts, name: str) -> str:
-    fact = facts.by_name.get(name)
-    if fact is None:
-        return "unknown"
-    if fact.answer is not Answer.YES:
-        return f"{fact.answer}{f' ({fact.errno})' if fact.errno else ''}"
-    value = fact.value
-    if isinstance(value, list):
-        return f"{len(value)} entries" if len(value) > 8 else ", ".join(map(str, value))
-    if isinstance(value, dict):
-        return f"{value['size']:,} bytes" if isinstance(value.get("size"), int) else f"{len(value)} entries"
-    return "yes" if value is None else str(value)
-
-
-# What a reader wants to know of a kernel at a glance, in this order.
-_KERNEL_FACTS = (
-    ("btf.vmlinux", "BTF"),
-    ("bpf.syscall", "bpf()"),
-    ("lockdown.mode", "Lockdown"),
-    ("lsm.active", "Security modules"),
-    ("bpf.attach.kprobe", "Kprobes"),
-    ("bpf.attach.fentry", "fentry"),
-    ("bpf.map.ringbuf", "Ring buffer"),
-    ("cgroup.mode", "Cgroups"),
-    ("netfilter.backend", "Netfilter"),
-    ("system.cpus", "CPUs"),
-)
-
-
-def _kernel_facts(seen: Sequence[Facts]) -> tuple[tuple[str, str], ...]:
-    """Label and value; where hosts of one kernel differ, every value that occurs."""
-    rows = []
-    for name, label in _KERNEL_FACTS:
-        values = sorted({_shown(facts, name) for facts in seen if name in facts}, key=lambda v: (v != "yes", v))
-        if values:
-            rows.append((label, " · ".join(values)))
-    return tuple(rows)
