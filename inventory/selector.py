@@ -92,7 +92,7 @@ def _compare(field: str, sign: str, wanted: str) -> Match:
         # Only * and ? are special: a bracket in a host's name is a bracket.
         pattern = wanted.replace("[", "[[]")
         return lambda host, facts: fnmatch.fnmatchcase(read(host, facts), pattern)
-    order, limit = _ORDER[sign], parse_release(wanted)
+    order, limit = _ORDER[sign], parse_release(wanted if "." in wanted else f"{wanted}.0")
     if limit is None:
         raise SelectorMalformed(f"{field}{sign}{wanted}: {wanted!r} is not a version")
     bound = (limit.major, limit.minor, limit.patch)

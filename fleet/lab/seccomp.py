@@ -1,8 +1,8 @@
 """Start a command under a seccomp filter that answers ``bpf()`` with an errno of choice. Touches nothing else.
 
-    python -m fleet.lab.seccomp --bpf EPERM|ENOSYS -- COMMAND [ARGUMENT]…
+    python -m fleet.lab.seccomp --bpf EPERM|ENOSYS|EINVAL|SUCCESS -- COMMAND [ARGUMENT]…
 
-The filter is inherited by everything the command starts and cannot be taken off again.
+``SUCCESS`` makes every call seem to succeed and do nothing: a kernel that no probe may believe. The filter is inherited by everything the command starts and cannot be taken off again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 
 # machine → (audit architecture, bpf() system call number)
 _MACHINES = {"x86_64": (0xC000003E, 321), "aarch64": (0xC00000B7, 280)}
-_ERRNOS = {"EPERM": errno.EPERM, "ENOSYS": errno.ENOSYS}
+_ERRNOS = {"EPERM": errno.EPERM, "ENOSYS": errno.ENOSYS, "EINVAL": errno.EINVAL, "SUCCESS": 0}
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
@@ -60,7 +60,7 @@ def install(answer: int) -> None:
 def main(argv: list[str]) -> int:
     """Install the filter and become the command; returns only when that fails."""
     if len(argv) < 4 or argv[0] != "--bpf" or argv[1] not in _ERRNOS or argv[2] != "--":
-        sys.stderr.write("usage: python -m fleet.lab.seccomp --bpf EPERM|ENOSYS -- COMMAND [ARGUMENT]…\n")
+        sys.stderr.write("usage: python -m fleet.lab.seccomp --bpf EPERM|ENOSYS|EINVAL|SUCCESS -- COMMAND [ARGUMENT]…\n")
         return 2
     try:
         install(_ERRNOS[argv[1]])

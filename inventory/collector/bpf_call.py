@@ -181,9 +181,12 @@ class Kernel:
 
 
 def close(descriptor: int) -> None:
-    """Close a descriptor that was opened."""
+    """Close a descriptor that was opened; one that a lying kernel never gave is nothing to close."""
     if descriptor >= 0:
-        os.close(descriptor)
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass
 
 
 def insn(code: int, destination: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:

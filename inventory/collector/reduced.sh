@@ -7,8 +7,13 @@ first=1
 began=$(date +%s)
 
 # The text on stdin as the inside of a JSON string: one line, printable ASCII, bounded.
-json() { tr -c '[:print:]' ' ' | cut -c 1-2000 | sed -e 's/[[:space:]]*$//' -e 's/\\/\\\\/g' -e 's/"/\\"/g'; }
-text() { printf '%s' "$1" | json; }
+json() { tr -c '\040-\176' ' ' | cut -c 1-2000 | sed -e 's/ *$//' -e 's/\\/\\\\/g' -e 's/"/\\"/g'; }
+text() {
+  case $1 in
+    *[!A-Za-z0-9\ ._:/=,+@\(\)-]*) printf '%s' "$1" | json ;;
+    *) printf '%s' "$1" ;; # nothing to escape: no processes for what most texts are
+  esac
+}
 
 # fact NAME ANSWER [VALUE-as-JSON [SOURCE [RAW [ERRNO]]]]
 fact() {
@@ -123,7 +128,7 @@ if [ -n "$v2" ]; then said cgroup.v2_path "$v2" /proc/mounts; else fact cgroup.v
 
 security=$(place securityfs)
 locked=$(sed -n 's/.*\[\(none\|integrity\|confidentiality\)\].*/\1/p' "${security:-/sys/kernel/security}/lockdown" 2>/dev/null)
-forced=$(printf '%s\n' "$config" | sed -n 's/^CONFIG_LOCK_DOWN_KERNEL_FORCE_\(INTEGRITY\|CONFIDENTIALITY\)=y$/\1/p' | tr '[:upper:]' '[:lower:]')
+forced=$(printf '%s\n' "$config" | sed -n 's/^CONFIG_LOCK_DOWN_KERNEL_FORCE_\(INTEGRITY\|CONFIDENTIALITY\)=y$/\1/p' | tr 'A-Z' 'a-z')
 booted=$(tr ' ' '\n' </proc/cmdline 2>/dev/null | sed -n 's/^lockdown=\(integrity\|confidentiality\)$/\1/p')
 if [ -n "$locked" ]; then said lockdown.mode "$locked" securityfs
 elif [ -n "$forced" ]; then said lockdown.mode "$forced" kconfig
@@ -138,7 +143,7 @@ names="chown dac_override dac_read_search fowner fsetid kill setgid setuid setpc
 net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin \
 sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override \
 mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
-status() { sed -n "s/^$1:[[:space:]]*//p" /proc/self/status 2>/dev/null; }
+status() { sed -n "s/^$1:[ 	]*//p" /proc/self/status 2>/dev/null; }
 for pair in effective:CapEff bounding:CapBnd; do
   mask=$(status "${pair#*:}")
   if [ -n "$mask" ]; then
@@ -238,7 +243,7 @@ page=$(getconf PAGE_SIZE 2>/dev/null)
 case $page in '' | *[!0-9]*) fact system.page_size unknown '' getconf ;; *) fact system.page_size yes "$page" getconf ;; esac
 cpus=$(grep -c '^processor' /proc/cpuinfo 2>/dev/null)
 case $cpus in '' | 0) fact system.cpus unknown '' /proc/cpuinfo ;; *) fact system.cpus yes "$cpus" /proc/cpuinfo ;; esac
-memory=$(sed -n 's/^MemTotal:[[:space:]]*\([0-9]*\) kB$/\1/p' /proc/meminfo 2>/dev/null)
+memory=$(sed -n 's/^MemTotal:[ 	]*\([0-9]*\) kB$/\1/p' /proc/meminfo 2>/dev/null)
 if [ -n "$memory" ]; then fact system.memory_bytes yes $((memory * 1024)) /proc/meminfo
 else fact system.memory_bytes unknown '' /proc/meminfo; fi
 

@@ -75,9 +75,13 @@ def _ask_ansible(path: Path) -> list[tuple[str, list[str], dict[str, Any]]]:
     from ansible import constants
     from ansible.inventory.manager import InventoryManager
     from ansible.parsing.dataloader import DataLoader
+    from ansible.plugins.loader import init_plugin_loader
     from ansible.template import Templar
+    from ansible.utils.collection_loader import AnsibleCollectionConfig
     from ansible.vars.manager import VariableManager
 
+    if AnsibleCollectionConfig.collection_finder is None:  # without it no plugin has a full name; twice is a warning
+        init_plugin_loader()
     # A half-read inventory would quietly lose hosts.
     constants.INVENTORY_ANY_UNPARSED_IS_FAILED = True
     loader = DataLoader()
