@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from fleet.record.access import Access, make_engine
+from fleet.record.control_store import ControlStore
 from fleet.record.errors import (
     NotARecord,
     RecordMissing,
@@ -34,7 +35,7 @@ REVISIONS = ("0001",)  # in order; the last is the schema of this code
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class Record(RolloutStore, HostQueries, RolloutQueries, WindowQueries):
+class Record(RolloutStore, ControlStore, HostQueries, RolloutQueries, WindowQueries):
     """An open record: every read and write of the product."""
 
     def joined(self, session: Session) -> Record:

@@ -1,4 +1,4 @@
-"""Writes about rollouts: states, steps with their fencing tokens, requests, samples, and who drives.
+"""Writes about rollouts: states, steps with their fencing tokens, samples.
 
 Every change of state commits together with its audit row. A step's token is on disk before its host is touched, and is
 handed out again while the outcome of the touch is unknown, so that the host can tell a repetition from a new order.
@@ -7,29 +7,28 @@ handed out again while the outcome of the touch is unknown, so that the host can
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.orm import Session
 
 from btf.fault import printable
-from fleet.record.errors import ClaimRefused, NotInRecord
+from fleet.record.control_store import check_owner
+from fleet.record.errors import NotInRecord
 from fleet.record.store import SOMEBODY, HostStore, add_audit
 from fleet.record.tables import (
     AssignmentRow,
-    ControllerRow,
     CounterRow,
     PlanRow,
-    RequestRow,
     RolloutRow,
     SampleRow,
     StepRow,
     WaveRow,
 )
-from fleet.record.views import SampleView
+from fleet.record.views import SampleView, StepOutcome
 
 
 def _count(session: Session, name: str, floor: int = 0) -> int:
@@ -129,7 +128,7 @@ class RolloutStore(HostStore):
         kind, state, verb = ("revert_token", "reverting", "revert") if revert else ("token", "applying", "apply")
         with self.writing() as session:
             if controller is not None:
-                _owned(session, rollout_id, controller)
+                check_owner(session, rollout_id, controller)
             row = session.get_one(StepRow, (rollout_id, host))
             rollout = session.get_one(RolloutRow, rollout_id)
             before, token = row.state, getattr(row, kind)
@@ -154,42 +153,44 @@ class RolloutStore(HostStore):
             )  # fmt: skip
             return int(token)
 
-    def finish_step(
-        self, rollout_id: str, host: str, state: str, *, detail: str | None = None,
-        document: Mapping[str, Any] | None = None, forget_token: bool = False, unless: Iterable[str] = (),
-    ) -> bool:  # fmt: skip
-        """Write a step's new state; False and nothing written when it is in one of *unless* or there already.
+    def finish_steps(self, rollout_id: str, outcomes: Iterable[StepOutcome]) -> None:
+        """Write where steps got to, in one transaction; a step that is there already is left alone.
 
-        ``attached`` makes the assignment (desired state), ``reverted`` restores or ends it. *forget_token*: the host
-        answered that nothing of this order stands, so the next try is a new one.
+        ``attached`` makes the assignment (desired state), ``reverted`` restores the one before or ends it.
         """
         at = self.now()
         with self.writing() as session:
-            row = session.get_one(StepRow, (rollout_id, host))
-            if row.state == state or row.state in tuple(unless):
-                return False
             program = session.get_one(RolloutRow, rollout_id).program
-            before, row.state = row.state, state
-            row.detail = printable(detail, 1000) if detail else None
-            if document is not None:
-                row.document = json.dumps(document)[:65536]
-            row.ended_at = at
-            if state == "attached":
-                self.assign(
-                    session, host, program, variant=row.variant, build=row.build, token=row.token,
-                    rollout_id=rollout_id, since=at,
-                )  # fmt: skip
-            if state == "reverted":
-                self._restore(session, row, program, at)
-            kind = "revert_token" if state.startswith("revert") else "token"
-            token = getattr(row, kind)
-            if forget_token:
-                setattr(row, kind, None)
-            add_audit(
-                session, at, SOMEBODY, "step", rollout_id=rollout_id, host=host, program=program, before=before,
-                after=state, token=token, detail=detail or "",
+            for outcome in outcomes:
+                row = session.get_one(StepRow, (rollout_id, outcome.host))
+                if row.state != outcome.state:
+                    self._finish(session, row, program, outcome, at)
+
+    def finish_step(self, rollout_id: str, host: str, state: str, **fields: Any) -> None:
+        """Write where one step got to; *fields* are those of ``StepOutcome``."""
+        self.finish_steps(rollout_id, [StepOutcome(host, state, **fields)])
+
+    def _finish(self, session: Session, row: StepRow, program: str, outcome: StepOutcome, at: float) -> None:
+        before, row.state = row.state, outcome.state
+        row.detail = printable(outcome.detail, 1000) if outcome.detail else None
+        if outcome.document is not None:
+            row.document = json.dumps(outcome.document)[:65536]
+        row.ended_at = at
+        if row.state == "attached":
+            self.assign(
+                session, row.host, program, variant=row.variant, build=row.build, token=row.token,
+                rollout_id=row.rollout_id, since=at,
             )  # fmt: skip
-            return True
+        if row.state == "reverted":
+            self._restore(session, row, program, at)
+        kind = "revert_token" if row.state.startswith("revert") else "token"
+        token = getattr(row, kind)
+        if outcome.forget_token:
+            setattr(row, kind, None)
+        add_audit(
+            session, at, SOMEBODY, "step", rollout_id=row.rollout_id, host=row.host, program=program, before=before,
+            after=row.state, token=token, detail=outcome.detail or "",
+        )  # fmt: skip
 
     def _restore(self, session: Session, row: StepRow, program: str, at: float) -> None:
         earlier = session.get(StepRow, (row.previous, row.host)) if row.previous else None
@@ -243,73 +244,3 @@ class RolloutStore(HostStore):
     def record_sample(self, sample: SampleView) -> None:
         """Keep one measurement."""
         self.record_samples([sample])
-
-    def request(self, rollout_id: str, verb: str, actor: str, **arguments: Any) -> int:
-        """Ask something of a rollout; whoever drives it takes the request. Returns its id."""
-        at = self.now()
-        with self.writing() as session:
-            if session.get(RolloutRow, rollout_id) is None:
-                raise NotInRecord(f"no rollout is called {rollout_id!r}")
-            row = insert(RequestRow).values(
-                rollout_id=rollout_id, verb=verb, actor=printable(actor, 200), at=at, arguments=json.dumps(arguments)
-            )
-            request_id = session.execute(row.returning(RequestRow.id)).scalar_one()
-            add_audit(session, at, actor, f"ask-{verb}"[:32], rollout_id=rollout_id, detail=f"request {request_id}")
-            return request_id
-
-    def answer_request(self, request_id: int, outcome: str) -> None:
-        """Mark a request as taken, with what came of it."""
-        with self.writing() as session:
-            session.execute(
-                update(RequestRow)
-                .where(RequestRow.id == request_id, RequestRow.taken_at.is_(None))
-                .values(taken_at=self.now(), outcome=printable(outcome, 1000))
-            )
-
-    def claim_rollout(self, rollout_id: str, controller: str, *, alive: Callable[[str, float], bool]) -> int:
-        """Become the one controller of a rollout, and return the new epoch.
-
-        *alive(controller id, seconds since its last beat)* says whether another one still lives: then ClaimRefused.
-        """
-        at = self.now()
-        with self.writing() as session:
-            rollout = session.get(RolloutRow, rollout_id)
-            if rollout is None:
-                raise NotInRecord(f"no rollout is called {rollout_id!r}")
-            held = session.execute(
-                select(ControllerRow).where(ControllerRow.rollout_id == rollout_id)
-            ).scalar_one_or_none()
-            detail = ""
-            if held is not None and held.id != controller:
-                if alive(held.id, at - held.beat_at):
-                    raise ClaimRefused(f"{rollout_id} is driven by {held.id}, last heard {at - held.beat_at:.0f} s ago")
-                detail = f"taken over from {held.id}"
-            session.execute(delete(ControllerRow).where(ControllerRow.rollout_id == rollout_id))
-            session.execute(
-                insert(ControllerRow).values(id=controller, started_at=at, beat_at=at, rollout_id=rollout_id)
-            )
-            rollout.epoch += 1
-            add_audit(session, at, controller, "claim", rollout_id=rollout_id, program=rollout.program, detail=detail)
-            return rollout.epoch
-
-    def beat(self, rollout_id: str, controller: str) -> bool:
-        """Say that this controller lives; False when another one has claimed its rollout."""
-        with self.writing() as session:
-            row = session.get(ControllerRow, controller)
-            if row is None or row.rollout_id != rollout_id:
-                return False
-            row.beat_at = self.now()
-            return True
-
-    def release_rollout(self, rollout_id: str, controller: str) -> None:
-        """Stop being the controller; idempotent."""
-        with self.writing() as session:
-            session.execute(
-                delete(ControllerRow).where(ControllerRow.id == controller, ControllerRow.rollout_id == rollout_id)
-            )
-
-
-def _owned(session: Session, rollout_id: str, controller: str) -> None:
-    row = session.get(ControllerRow, controller)
-    if row is None or row.rollout_id != rollout_id:
-        raise ClaimRefused(f"{rollout_id} was taken over by another controller")

@@ -152,6 +152,17 @@ class StepView:
 
 
 @dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """Where a step got to. ``forget_token``: the host said that nothing of its order stands; a retry is a new one."""
+
+    host: str
+    state: str
+    detail: str | None = None
+    document: Mapping[str, Any] | None = None
+    forget_token: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SampleView:
     """One look at one program on one host; see ``SampleRow`` for units."""
 

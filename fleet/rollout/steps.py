@@ -7,16 +7,17 @@ neither success nor failure; where it leaves the outcome of an apply unknown, th
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 from btf.fault import Fault
 from fleet.record import Record
 from fleet.record.errors import RecordFault
-from fleet.record.views import StepView
+from fleet.record.views import StepOutcome, StepView
 from fleet.rollout.clock import Clock
 from fleet.rollout.execute import AgentGarbled, AgentRefused, ExecutorFactory, Spec
 from fleet.rollout.plan import Plan, load_plan
@@ -24,7 +25,7 @@ from fleet.rollout.watch import boot_of, kernel_of, observe
 from inventory.connect.errors import Refused, Unreachable
 from inventory.host import Host
 
-# Refusals that say nothing about what stands: another call holds the lock (ours of before, perhaps), or was interrupted.
+# Refusals that say nothing about what stands: an earlier call (ours, perhaps) holds the lock, or it was interrupted.
 UNSURE = ("COR-AGT-009", "COR-AGT-016")
 ASKS = 4  # how often an unknown outcome is asked after before the host counts as unreachable
 ASK_PAUSE_S = 2.0
@@ -81,16 +82,7 @@ class Work:
         return bool(self.record.requests(self.rollout_id, waiting=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a step got to."""
-
-    state: str
-    detail: str | None = None
-    document: Mapping[str, Any] | None = None
-
-
-def probe(work: Work, step: StepView) -> Progress:
+def probe(work: Work, step: StepView) -> StepOutcome:
     """Ask cheaply whether the host is still the one that was planned."""
     spec = work.specs[step.host]
     with work.connect(work.host(step.host)) as executor:
@@ -103,23 +95,23 @@ def probe(work: Work, step: StepView) -> Progress:
     chosen = work.record.choices(spec["program"], host=step.host)
     if chosen and chosen[0].variant != step.variant:
         raise HostChanged(f"decided otherwise since the plan: {step.variant} → {chosen[0].variant or 'nothing fits'}")
-    return Progress("probed", document={"boot_id": boot_of(status)})
+    return StepOutcome(step.host, "probed", document={"boot_id": boot_of(status)})
 
 
-def stage(work: Work, step: StepView) -> Progress:
+def stage(work: Work, step: StepView) -> StepOutcome:
     """Bring what is missing to the host."""
     with work.connect(work.host(step.host)) as executor:
         sent = executor.stage(work.specs[step.host])
-    return Progress("staged", f"{sent} bytes sent" if sent else None)
+    return StepOutcome(step.host, "staged", f"{sent} bytes sent" if sent else None)
 
 
-def check(work: Work, step: StepView) -> Progress:
+def check(work: Work, step: StepView) -> StepOutcome:
     """Load without attaching."""
     with work.connect(work.host(step.host)) as executor:
-        return Progress("checked", document=executor.check(work.specs[step.host]))
+        return StepOutcome(step.host, "checked", document=executor.check(work.specs[step.host]))
 
 
-def apply(work: Work, step: StepView) -> Progress:
+def apply(work: Work, step: StepView) -> StepOutcome:
     """Attach, then see it run and confirm it over a new connection."""
     spec = work.specs[step.host]
     host = work.host(step.host)
@@ -129,10 +121,10 @@ def apply(work: Work, step: StepView) -> Progress:
         token = work.record.begin_step(work.rollout_id, step.host, controller=work.controller)
         answer = make_so(work, host, spec, token, known=step.token is None)
         work.record.finish_step(work.rollout_id, step.host, "attached", document=answer)
-    return Progress("verified", document=verify(work, host, spec, token))
+    return StepOutcome(step.host, "verified", document=verify(work, host, spec, token))
 
 
-def revert(work: Work, step: StepView) -> Progress:
+def revert(work: Work, step: StepView) -> StepOutcome:
     """Undo: bring back what ran before, or remove."""
     host = work.host(step.host)
     before = _spec_before(work, step)
@@ -140,11 +132,11 @@ def revert(work: Work, step: StepView) -> Progress:
     token = work.record.begin_step(work.rollout_id, step.host, controller=work.controller, revert=True)
     if before is None:
         with work.connect(host) as executor:
-            return Progress("reverted", document=executor.remove(work.plan.program, token))
+            return StepOutcome(step.host, "reverted", document=executor.remove(work.plan.program, token))
     with work.connect(host) as executor:
         executor.stage(before)
     make_so(work, host, before, token, known=known)
-    return Progress("reverted", f"back to {before['build']}", verify(work, host, before, token))
+    return StepOutcome(step.host, "reverted", f"back to {before['build']}", verify(work, host, before, token))
 
 
 def _spec_before(work: Work, step: StepView) -> Spec | None:
@@ -195,7 +187,7 @@ def verify(work: Work, host: Host, spec: Spec, token: int) -> Mapping[str, Any]:
     return {**seen.entry, "boot_id": boot_of(status)}
 
 
-Act = Callable[[Work, StepView], Progress]
+Act = Callable[[Work, StepView], StepOutcome]
 
 # phase → which steps it takes up, what is done to each, what silence makes of it, what a fault makes of it
 ACTS: dict[str, tuple[tuple[str, ...], Act, str, str]] = {
@@ -214,48 +206,51 @@ def carry(work: Work, wave: int, phase: str) -> dict[str, Any]:
     No new host is begun once more hosts failed than the plan tolerates, when a person asked for something, or on stop.
     """
     states, act, silent, faulty = ACTS[phase]
+    settings = work.plan.settings
+    view = work.record.rollout(work.rollout_id).waves[wave]
     waiting = work.record.steps(work.rollout_id, wave=wave, states=states)
     if phase == "revert":
         waiting = [s for s in waiting if s.attempts]  # the others were never touched
-    settings = work.plan.settings
-    failed = len(work.record.steps(work.rollout_id, wave=wave, states=("failed",)))
-    size = sum(work.record.rollout(work.rollout_id).waves[wave].steps.values())
-    tolerated = 0 if wave == 0 else min(int(size * settings.failed_percent / 100), settings.failed_cap)
-    why = ""
+    tolerated = (
+        0 if wave == 0 else min(int(sum(view.steps.values()) * settings.failed_percent / 100), settings.failed_cap)
+    )
+    failed = view.steps.get("failed", 0)
+    left, flying = iter(waiting), set[Future[StepOutcome]]()
+
+    def why() -> str:
+        """Why no further host is begun now; empty when it is."""
+        if phase == "apply" and failed > tolerated:
+            return "failures"
+        return "stopped" if work.stop.is_set() else ""
+
+    cut = why()
     with ThreadPoolExecutor(settings.parallel, thread_name_prefix="step") as pool:
-        for start in range(0, len(waiting), settings.parallel):
-            if phase == "apply" and failed > tolerated:
-                why = "failures"
-            elif work.stop.is_set():
-                why = "stopped"
-            elif phase != "revert" and start and work.watching():
-                why = "asked"
-            if why:
+        while not cut or flying:
+            begun = [] if cut else list(itertools.islice(left, settings.parallel - len(flying)))
+            flying |= {pool.submit(_one, work, step, act, silent, faulty) for step in begun}
+            if not flying:
                 break
-            slice_ = waiting[start : start + settings.parallel]
-            done = list(pool.map(lambda step: _one(work, step, act, silent, faulty), slice_))
-            failed += done.count(faulty)
-    return {"phase": phase, "hosts": len(waiting), "cut": why}
+            done, flying = wait(flying, return_when=FIRST_COMPLETED)
+            outcomes = [future.result() for future in done]
+            work.record.finish_steps(work.rollout_id, outcomes)
+            failed += sum(outcome.state == faulty for outcome in outcomes)
+            cut = why() or ("asked" if phase != "revert" and work.watching() else "")
+    return {"phase": phase, "hosts": len(waiting), "cut": cut if cut == "failures" or next(left, None) else ""}
 
 
-def _one(work: Work, step: StepView, act: Act, silent: str, faulty: str) -> str:
-    """Do one host, and write where it got to."""
-    forget = False
+def _one(work: Work, step: StepView, act: Act, silent: str, faulty: str) -> StepOutcome:
+    """Do one host, and return where it got to."""
     try:
-        found = act(work, step)
+        return act(work, step)
     except RecordFault:
         raise  # not the host's fault: the work stops here and goes on when the record is well again
     except HostChanged as fault:
-        found = Progress("skipped", str(fault))
+        return StepOutcome(step.host, "skipped", str(fault))
     except (Unreachable, Refused) as fault:
-        found = Progress(silent, str(fault))
+        return StepOutcome(step.host, silent, str(fault))
     except AgentRefused as fault:
-        found, forget = Progress(faulty, str(fault), dict(fault.document)), True
+        return StepOutcome(step.host, faulty, str(fault), dict(fault.document), forget_token=True)
     except Fault as fault:
-        found, forget = Progress(faulty, str(fault)), isinstance(fault, StepFailed)
+        return StepOutcome(step.host, faulty, str(fault), forget_token=isinstance(fault, StepFailed))
     except Exception as error:  # a bug met on one host must not hold the others
-        found = Progress(faulty, f"COR-ROL-099: unexpected {type(error).__name__}: {error}")
-    work.record.finish_step(
-        work.rollout_id, step.host, found.state, detail=found.detail, document=found.document, forget_token=forget
-    )
-    return found.state
+        return StepOutcome(step.host, faulty, f"COR-ROL-099: unexpected {type(error).__name__}: {error}")

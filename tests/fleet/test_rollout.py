@@ -248,7 +248,7 @@ def test_cost_over_budget_halts(start) -> None:
 
 
 def test_a_host_that_tripped_halts_at_once(start) -> None:
-    rollout = start(script={"b": {}}, bake_s=100_000.0)
+    rollout = start(script={"b": {}}, bake_s=2_000.0)
 
     def trip(host: str, verb: str) -> None:
         rollout.fleet.script.setdefault(host, {})["trip"] = True
@@ -260,7 +260,7 @@ def test_a_host_that_tripped_halts_at_once(start) -> None:
     began = rollout.clock.now()
     assert rollout.go() == "HALTED"
     assert "tripped" in rollout.record.step(rollout.id, "a").detail
-    assert rollout.clock.now() - began < 100_000
+    assert rollout.clock.now() - began < 2_000
 
 
 def test_a_reboot_while_baking_is_never_a_pass(start) -> None:
