@@ -212,15 +212,8 @@ def _section(
     if not detailed:
         return ProgramSection(program, counts, variants, tuple(segments))
     groups = _groups(choices)
-    return ProgramSection(
-        program,
-        counts,
-        variants,
-        tuple(segments),
-        groups,
-        differences([(g.assessments, facts.get(g.hosts[0])) for g in groups]),
-        cheapest(choices),
-    )
+    compared = differences([(g.assessments, facts.get(g.hosts[0])) for g in groups])
+    return ProgramSection(program, counts, variants, tuple(segments), groups, compared, cheapest(choices))
 
 
 def _groups(choices: Sequence[Choice]) -> tuple[Group, ...]:
