@@ -23,8 +23,9 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
+from elftools.construct import ConstructError
 
+from btf.elf_object import open_elf
 from btf.fault import EXIT_USAGE, Fault
 from btf.parse import MAX_BTF, BtfMalformed, parse_btf
 from btf.types import Btf
@@ -187,9 +188,9 @@ def _from_tar(path: Path, data: bytes, limit: int) -> bytes:
 
 def _from_elf(path: Path, data: bytes) -> bytes:
     try:
-        section = ELFFile(io.BytesIO(data)).get_section_by_name(".BTF")
+        section = open_elf(data).get_section_by_name(".BTF")
         start, size = (section["sh_offset"], section["sh_size"]) if section else (0, 0)
-    except (ELFError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ELFError, ConstructError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise BtfUnreadable(f"{path}: a broken ELF file: {error}") from None
     if not size or start + size > len(data):
         raise BtfUnreadable(f"{path}: no whole .BTF section; the kernel's debug build has one")

@@ -15,7 +15,7 @@ from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import Section, SymbolTableSection
+from elftools.elf.sections import Section, Symbol, SymbolTableSection
 
 from btf.extension import Extension, parse_extension
 from btf.fault import Fault
@@ -29,7 +29,7 @@ from btf.types import Btf
 
 __all__ = ["BpfFunction", "BpfMap", "BpfObject", "BpfProgram", "Extern", "ObjectMalformed", "read_object"]
 
-MAX_OBJECT = 64 * 1024 * 1024
+MAX_OBJECT = 16 * 1024 * 1024
 _SHF_EXECINSTR = 4
 _SHN_LORESERVE = 0xFF00
 _DATA = (".data", ".rodata", ".bss")
@@ -47,7 +47,7 @@ def read_object(data: bytes) -> BpfObject:
     if len(data) > MAX_OBJECT:
         raise ObjectMalformed(f"{len(data)} bytes are more than an object may have")
     try:
-        elf = ELFFile(io.BytesIO(data))
+        elf = open_elf(data)
         if elf["e_machine"] != "EM_BPF":
             raise ObjectMalformed(f"an ELF file for {elf['e_machine']}, not for BPF")
         return _Reader(elf, data).read()
@@ -60,12 +60,22 @@ def read_object(data: bytes) -> BpfObject:
         LookupError,
         AttributeError,
         TypeError,
-        OverflowError,
+        ArithmeticError,
         AssertionError,
         struct.error,
     ) as error:  # fmt: skip - what pyelftools raises on hostile input
         what = "not an ELF file" if data[:4] != b"\x7fELF" else "a broken ELF file"
         raise ObjectMalformed(f"{what}: {error}" if str(error) else what) from None
+
+
+def open_elf(data: bytes) -> ELFFile:
+    """Return the ELF file in *data* once its table of sections is seen to lie inside; raise what pyelftools raises."""
+    elf = ELFFile(io.BytesIO(data))
+    entry = 64 if elf.elfclass == 64 else 40
+    # A length of 0 would name the same section for ever, and the count may claim anything.
+    if elf["e_shentsize"] != entry or elf["e_shoff"] + elf.num_sections() * entry > len(data):
+        raise ELFError(f"cut off: the table of sections does not lie inside the file's {len(data)} bytes")
+    return elf
 
 
 class _Reader:
@@ -78,6 +88,9 @@ class _Reader:
         self._names = [s.name for s in self._sections]
         table = next((s for s in self._sections if isinstance(s, SymbolTableSection)), None)
         self._symbols = list(table.iter_symbols()) if table else []
+        self._symbols_of: dict[object, list[Symbol]] = {}
+        for symbol in self._symbols:
+            self._symbols_of.setdefault(symbol["st_shndx"], []).append(symbol)
 
     def _bytes(self, section: Section) -> bytes:
         # Not section.data(): that unpacks compressed sections, to whatever size they ask.
@@ -127,8 +140,8 @@ class _Reader:
             if section["sh_type"] != "SHT_PROGBITS" or not section["sh_flags"] & _SHF_EXECINSTR:
                 continue
             code = self._bytes(section)
-            for symbol in self._symbols:
-                if symbol["st_shndx"] != number or symbol["st_info"]["type"] != "STT_FUNC":
+            for symbol in self._symbols_of.get(number, ()):
+                if symbol["st_info"]["type"] != "STT_FUNC":
                     continue
                 start, size = symbol["st_value"], symbol["st_size"]
                 if start % SIZE or size % SIZE or not size or start + size > len(code):
@@ -175,14 +188,14 @@ class _Reader:
         return replace(function, calls=tuple(found), externs=tuple(externs), maps=tuple(maps))
 
     def _symbol_at(self, section: int, value: int) -> str:
-        where = (s.name for s in self._symbols if s["st_shndx"] == section and s["st_value"] == value and s.name)
+        where = (s.name for s in self._symbols_of.get(section, ()) if s["st_value"] == value and s.name)
         return next(where, "")
 
     def _legacy_maps(self) -> list[BpfMap]:
         if "maps" not in self._names:
             return []
         number = self._names.index("maps")
-        symbols = {s.name: s["st_value"] for s in self._symbols if s["st_shndx"] == number and s.name}
+        symbols = {s.name: s["st_value"] for s in self._symbols_of.get(number, ()) if s.name}
         return legacy_maps(self._bytes(self._sections[number]), symbols, big_endian=self._order == ">")
 
     def _externs(self, btf: Btf) -> Iterator[Extern]:

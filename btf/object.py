@@ -4,6 +4,7 @@ decided elsewhere."""
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -142,7 +143,10 @@ class BpfObject:
 
     def function_at(self, section: str, insn: int) -> BpfFunction | None:
         """Return the function that has the byte *insn* of *section*."""
-        return next((f for f in self.functions if f.holds(section, insn)), None)
+        # Functions are in the order of section and start.
+        at = bisect_right(self.functions, (section, insn), key=lambda f: (f.section, f.start))
+        found = self.functions[at - 1] if at else None
+        return found if found and found.holds(section, insn) else None
 
     def line_at(self, section: str, insn: int, *, naming: str = "") -> LineInfo | None:
         """Return the source line of the instruction at byte *insn* of *section*, when the object says.

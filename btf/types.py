@@ -36,8 +36,10 @@ _LONGS = frozenset({"long", "long int", "int long", "unsigned long", "long unsig
 class Btf(Sequence[BtfType]):
     """The types of one kernel, module or object. ``btf[id]`` is a type; id 0 is void; ``len`` counts void, too."""
 
-    __slots__ = ("_cache", "_first_byte", "_first_id", "_index", "_offsets", "_pointer", "_strings", "_words", "base",
-                 "big_endian")  # fmt: skip
+    __slots__ = (
+        "_cache", "_first_byte", "_first_id", "_flavours", "_index", "_offsets", "_pointer", "_strings", "_words",
+        "base", "big_endian",
+    )  # fmt: skip
 
     def __init__(
         self, words: array[int], offsets: array[int], strings: bytes, *, big_endian: bool, base: Btf | None,
@@ -50,6 +52,7 @@ class Btf(Sequence[BtfType]):
         self._strings: tuple[tuple[int, bytes], ...] = (*(base._strings if base else ()), (own, strings))
         self._first_byte = first_byte
         self._cache: dict[int, BtfType] = {}
+        self._flavours: dict[str, list[int]] = {}
         self._index: NameIndex | None = None
         self._pointer: int | None = None
         self.base, self.big_endian = base, big_endian
@@ -125,10 +128,12 @@ class Btf(Sequence[BtfType]):
         return inherited + [id_ for id_ in own if kind is None or self.kind_of(id_) == kind]
 
     def flavours(self, name: str) -> list[int]:
-        """Return the ids of the types whose essential name is *name*, ascending."""
-        inherited = self.base.flavours(name) if self.base else []
-        own = self._names().flavours(_bytes(name)) if name else []
-        return inherited + [id_ for id_ in own if essential_name(self[id_].name) == name]
+        """Return the ids of the types whose essential name is *name*, ascending; remembered, as objects share types."""
+        if name not in self._flavours:
+            inherited = self.base.flavours(name) if self.base else []
+            own = self._names().flavours(_bytes(name)) if name else []
+            self._flavours[name] = inherited + [id_ for id_ in own if essential_name(self[id_].name) == name]
+        return list(self._flavours[name])
 
     def _names(self) -> NameIndex:
         if self._index is None:

@@ -156,6 +156,18 @@ def test_a_program_for_this_machine_is_no_bpf_object() -> None:
         read_object(Path("/bin/true").read_bytes())
 
 
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(0x3A, b"\0\0"), (0x3A, b"\x01\0"), (0x3C, b"\xff\xfe"), (0x28, b"\xff" * 7), (0x3E, b"\xf0\xff")],
+    ids=["entry size 0", "entry size 1", "count", "place", "names"],
+)
+def test_a_lying_table_of_sections_does_not_hang(compile_bpf, at, value) -> None:
+    data = bytearray(compile_bpf(SOURCE).read_bytes())
+    data[at : at + len(value)] = value
+    with pytest.raises(ObjectMalformed):
+        read_object(bytes(data))
+
+
 def test_cut_off_anywhere_is_refused_or_whole(compile_bpf) -> None:
     data = compile_bpf(SOURCE).read_bytes()
     for length in range(0, len(data), 97):
