@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from btf_places import SAMPLES
 from libbpf_truth import ask_libbpf, write_btf
 
+from btf.archive import read_btf_file
 from btf.elf_object import BpfObject, read_object
 from btf.insn import SIZE
 from btf.parse import parse_btf
@@ -303,3 +305,19 @@ def test_optional_programs_do_not_fail_the_others(compile_bpf, vmlinux) -> None:
 def test_an_object_without_relocations_has_no_outcomes(compile_bpf, vmlinux) -> None:
     path = compile_bpf("plain.bpf.c", text='__attribute__((section("xdp"))) int p(void *c) { return 2; }')
     assert relocate(read_object(path.read_bytes()), vmlinux) == ()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("sample", ["bclinux", "ky10", "el8_1", "a12-5.10"])
+def test_on_other_kernels_as_libbpf_does(compile_bpf, tmp_path, sample) -> None:
+    assert SAMPLES.is_dir(), f"the BTF samples are missing: {SAMPLES} is shared beside the project, not part of it"
+    raw = read_btf_file(next(SAMPLES.rglob(f"*{sample}*.btf.tar.xz")))
+    path = write_btf(tmp_path / "kernel.btf", raw)
+    assert agree_with_libbpf(compile_bpf("tracing.bpf.c"), path, parse_btf(raw)) > 5
+
+
+@pytest.mark.kernel
+def test_the_programs_here_as_libbpf_relocates_them(vmlinux) -> None:
+    objects = sorted(Path(__file__).parents[2].glob("probes/programs/*/core.bpf.o"))
+    assert objects, "no objects: run `make build` first"
+    assert sum(agree_with_libbpf(path, None, vmlinux) for path in objects) > 20
