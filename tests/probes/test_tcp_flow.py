@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import secrets
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -218,6 +220,51 @@ def test_the_scope_keeps_other_namespaces_out(sides: tuple[Namespace, Namespace]
     assert [r["role"] for r in records] == ["server"]
     assert sum(event["event"] == "record" for event in said) == 1
     assert said[-1] == {"event": "bye"}
+
+
+CONNECT = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as near:
+    near.shutdown(socket.SHUT_WR)
+    near.recv(1)
+"""
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup with one inside it."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    root = Path(next(words[1] for words in mounts if words[2] == "cgroup2"))
+    made = root / f"cot-{secrets.token_hex(3)}"
+    (made / "inner").mkdir(parents=True)
+    yield made
+    (made / "inner").rmdir()
+    made.rmdir()
+
+
+def test_a_cgroup_scope_covers_what_is_below_it(sides: tuple[Namespace, Namespace], cgroup: Path) -> None:
+    client, server = sides
+    words = "config:00000000=" + struct.pack("=QII", cgroup.stat().st_ino, 0, 0).hex()
+    with (
+        hold(TCP_FLOW / "core.bpf.o", "--record", "flow_record", "--set", words) as core,
+        listener(server, Exchange("cgroup", 0, 0)) as listening,
+    ):
+        core.wait("ready")
+        ports = []
+        for folder in (None, cgroup, cgroup / "inner"):
+            join = f"echo $$ > {folder}/cgroup.procs && " if folder else ""
+            address = [server.v4, str(listening.getsockname()[1])]
+            command = ["sh", "-c", f'{join}exec "$@"', "sh", sys.executable, "-c", CONNECT, *address]
+            running = subprocess.Popen([*client.enter, *command])
+            far, (_, port) = listening.accept()
+            far.close()
+            ports.append(port)
+            assert running.wait(20) == 0
+        records = core.records(2)
+        said = core.end()
+    # Our own end of the connections is in our own cgroup, and the first client was nowhere.
+    assert [record["sport"] for record in records] == ports[1:]
+    assert sum(event["event"] == "record" for event in said) == 2
 
 
 def test_a_connection_older_than_the_watch_still_counts(sides: tuple[Namespace, Namespace]) -> None:
