@@ -9,6 +9,7 @@ switched on for a part of each interval only, since they cost too. Reads and ask
 import time
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
+MIN_EVENTS = 500  # a mean over fewer runs is mostly cold caches; what such runs cost still counts in percent
 DUTY_S = 1.0  # statistics are on for at most this long per interval, and at most half of it
 
 # Used where this host was not calibrated: measured medians of a virtual machine, rounded up. Nanoseconds per event.
@@ -175,7 +176,7 @@ class Meter:
             "cpu_percent": round(user + (percent or 0.0), 4),
             "kernel_percent": None if percent is None else round(percent, 4),
             "user_percent": round(user, 4),
-            "ns_per_event": round(kernel["ns_per_event"], 1) if kernel else None,
+            "ns_per_event": round(kernel["ns_per_event"], 1) if kernel and kernel["events"] >= MIN_EVENTS else None,
             "events": round(kernel["events"] * window_s / kernel["window_s"]) if kernel else records,
             "memory_bytes": maps + sum(resident_bytes(pid) for pid in self._pids),
             "lost": lost,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.agent.cost import DEFAULT_ATTACH_NS, Meter, hook_kinds, kernel_cost
+from probes.agent.cost import DEFAULT_ATTACH_NS, MIN_EVENTS, Meter, hook_kinds, kernel_cost
 from probes.agent.watchdog import CALM, Standing, judge
 
 BUDGET = {"cpu_percent": 1.0, "ns_per_event": 1000.0, "memory_mib": 96.0, "loss_percent": 0.1, "strikes": 2}
@@ -135,6 +135,17 @@ def test_statistics_are_on_for_a_part_of_the_interval_only() -> None:
     found = meter.sample(110.0, 1.0, 1, 99)
     assert found and (found["events"], found["loss_percent"], found["kernel_percent"]) == (1000, 1.0, 0.0004)
     assert meter.due() == 119.0
+
+
+@pytest.mark.parametrize(("runs", "mean"), [(MIN_EVENTS - 1, None), (MIN_EVENTS, 1040.0 - 30.0)])
+def test_a_mean_over_a_few_runs_is_no_measure(runs: int, mean: float | None) -> None:
+    meter = Meter([], {ord("a"): "tracepoint"}, {}, 1.0, metered=True, dumps=[], now=0.0)
+    for now, answer in ((0.5, counts(0, a=(0, 0))), (1.0, counts(10**9, a=(runs, runs * 1000)))):
+        assert meter.orders(now)
+        meter.heard(answer)
+    found = meter.sample(1.0, 0.0, 0, 0)
+    assert found and found["ns_per_event"] == mean
+    assert found["kernel_percent"] > 0, "what a few runs cost still counts"
 
 
 def test_without_statistics_nothing_is_made_up() -> None:
