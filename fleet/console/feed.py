@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-from fleet.actions import ACTIONS
 from fleet.console.look import Cell, sign
 from fleet.console.paged import reason
 from fleet.record import Record
 from fleet.record.views import Pulse, RolloutView
-from fleet.rollout.states import HALTED, PAUSED, ROLLBACK_INCOMPLETE, VERBS
+from fleet.rollout.states import HALTED, PAUSED, ROLLBACK_INCOMPLETE
 
 EVERY_S = 0.25
 
@@ -80,15 +79,13 @@ async def follow(
 
 
 def waits_line(waiting: tuple[RolloutView, ...]) -> list[Cell]:
-    """Return the *waits for you* line: the first rollout, what it asks, and how many more there are."""
+    """Return the *waits for you* line: the newest rollout that waits, how many more there are, and why."""
     if not waiting:
         return [Cell("nothing waits for you", "quiet")]
     first, more = waiting[0], len(waiting) - 1
-    ways = ", ".join(f"{a.keys[0]} {a.name}" for a in ACTIONS if a.changes and first.state in VERBS[a.name].states)
     return [
         Cell("5 waits for you:", "strong"),
         sign(first.state, f"{first.id} {first.state.lower().replace('_', ' ')}"),
         Cell(f"(and {more} more)" if more else ""),
         Cell(first.reason or "", "quiet"),
-        Cell(ways),
     ]

@@ -111,7 +111,7 @@ class Fleet(Page):
         if isinstance(host, HostView):
             scanned = ago(self.console.now() - host.scanned_at) + " ago" if host.scanned_at else "never"
             cells = [Cell(_why(host))] if host.reach_code else [Cell(host.os_name), Cell(host.release), Cell(host.arch)]
-            what = [Cell(host.name, "strong"), sign(host.reach), *cells, Cell(f"scanned {scanned}", "quiet")]
+            what = [Cell(host.name, "strong"), sign(host.reach), Cell(f"scanned {scanned}", "quiet"), *cells]
             self.query_one("#about", Line).tell(what)
 
     def action_filter(self) -> None:

@@ -94,7 +94,13 @@ def _strip(
     for p, cell in zip(placed, cells, strict=True):
         if p.x > x:
             segments.append(Segment(" " * (p.x - x), styles(*under)))
-        over = ("picked",) if p.column is picked and (cursor or cell.tone == "head") else ()
-        segments.append(Segment(fit(cell.text, p.width, right=p.column.right), styles(cell.tone, *under, *over)))
+        text = fit(cell.text, p.width, right=p.column.right)
+        if p.column is picked and (cursor or cell.tone == "head"):  # its text stands out, not the room around it
+            said = text.strip()
+            before, _, after = text.partition(said)
+            parts = ((before, ()), (said, ("picked",)), (after, ()))
+            segments += [Segment(part, styles(cell.tone, *under, *over)) for part, over in parts if part]
+        else:
+            segments.append(Segment(text, styles(cell.tone, *under)))
         x = p.x + p.width
     return Strip(segments, x)

@@ -134,10 +134,11 @@ class Table(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
         self._paged.reload()
 
     def show(self, columns: Sequence[Column[R]], window: Window[R] | None = None) -> None:
-        """Show other columns, or another window."""
+        """Show other columns of the same rows, or another window."""
         self._columns = tuple(columns)
         self._arrange()
-        self._paged.turn(window=window)
+        if window is not None:
+            self._paged.turn(window=window)
 
     def look(self, view: View) -> None:
         """Show another view of the same window, from its top when a person was at the top."""
