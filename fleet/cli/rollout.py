@@ -105,6 +105,7 @@ def list_rollouts(settings: Settings, output: str) -> None:
 @click.pass_context
 def status(context: click.Context, settings: Settings, rollout_id: str, output: str) -> None:
     """Show one rollout: waves, gates and the samples behind them, every host's step. Exit code by its state."""
+    from fleet.rollout.controller import driver
     from fleet.rollout.engine import exit_of
 
     with settings.record() as record:
@@ -118,7 +119,7 @@ def status(context: click.Context, settings: Settings, rollout_id: str, output: 
         click.echo(table(waves, ["wave", "name", "state", "hosts", "gate"]))
         rows = [[s.wave, s.host, s.variant, s.state, s.token, s.attempts, s.detail] for s in steps]
         click.echo(table(rows, ["wave", "host", "variant", "state", "token", "tries", "detail"]), nl=False)
-    context.exit(exit_of(view.state) if view.controller is None else 0)
+    context.exit(exit_of(view.state) if driver(view, time.time()) is None else 0)
 
 
 @rollout.command()
@@ -143,6 +144,7 @@ def history(settings: Settings, rollout_id: str, limit: int, output: str) -> Non
 @click.pass_context
 def watch(context: click.Context, settings: Settings, rollout_id: str, timeout: float) -> None:
     """Follow a rollout line by line until it ends or waits; changes nothing."""
+    from fleet.rollout.controller import driver
     from fleet.rollout.engine import exit_of
 
     begin, seen = time.monotonic(), 0
@@ -152,7 +154,7 @@ def watch(context: click.Context, settings: Settings, rollout_id: str, timeout: 
             for event in record.events(seen, 1000, rollout_id=rollout_id):
                 seen = event.id
                 _tell(event)
-            if view.controller is None or (timeout and time.monotonic() - begin > timeout):
+            if driver(view, time.time()) is None or (timeout and time.monotonic() - begin > timeout):
                 break
             time.sleep(WATCH_S)
     context.exit(exit_of(view.state))
@@ -167,6 +169,7 @@ def _ask(verb: str, help_line: str, *, consent: bool) -> click.Command:
     @pass_settings
     @click.pass_context
     def ask(context: click.Context, settings: Settings, rollout_id: str, *, check: bool, yes: bool) -> None:
+        from fleet.rollout.controller import driver
         from fleet.rollout.states import VERBS
 
         with settings.record() as record:
@@ -180,7 +183,7 @@ def _ask(verb: str, help_line: str, *, consent: bool) -> click.Command:
             if consent:
                 _consent(f"{verb} {rollout_id} ({view.program}, {view.state})", yes=yes)
             request = record.request(rollout_id, verb, settings.actor)
-        if view.controller is not None:
+        if driver(view, time.time()) is not None:  # one that died holds its claim, and takes no request
             narrate(f"asked {view.controller}: {verb} {rollout_id} (request {request})", quiet=settings.quiet)
             return
         context.exit(_drive(settings, rollout_id))

@@ -143,13 +143,11 @@ def _rollout(session: Session, row: RolloutRow) -> RolloutView:
     for wave, state, count in session.execute(grouped):
         counts[wave][state] = count
     waves = session.execute(select(WaveRow).where(WaveRow.rollout_id == row.id).order_by(WaveRow.number)).scalars()
-    controller = session.execute(
-        select(ControllerRow.id).where(ControllerRow.rollout_id == row.id)
-    ).scalar_one_or_none()
+    held = session.execute(select(ControllerRow).where(ControllerRow.rollout_id == row.id)).scalar_one_or_none()
     return RolloutView(
         id=row.id, plan_id=row.plan_id, program=row.program, state=row.state, reason=row.reason, wave=row.wave,
         leg=row.leg, epoch=row.epoch, actor=row.actor, created_at=row.created_at, ended_at=row.ended_at,
-        controller=controller,
+        controller=held.id if held else None, beat_at=held.beat_at if held else None,
         waves=tuple(
             WaveView(
                 number=w.number, name=w.name, state=w.state, phase=w.phase, bake_s=w.bake_s,

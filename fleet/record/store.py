@@ -18,8 +18,7 @@ from fleet.record.access import Access
 from fleet.record.errors import NotInRecord
 from fleet.record.tables import AssignmentRow, AuditRow, ChoiceRow, FactsRow, HostRow, KernelRow, PlanRow
 from fleet.record.views import Imported
-from inventory.connect.errors import Refused
-from inventory.facts import Facts, FactsMalformed
+from inventory.facts import Facts
 from inventory.host import Host
 
 SOMEBODY = "corollout"  # the actor of what no person asked for by name
@@ -56,13 +55,15 @@ def add_audit(session: Session, at: float, actor: str, verb: str, **fields: Any)
     session.execute(insert(AuditRow).values(at=at, actor=printable(actor, 200), verb=verb, **fields))
 
 
+# A fault's code, first match by prefix → the host's reach. By code: this room does not know how hosts are reached.
+_REACH = (("COR-SSH-01", "refused"), ("COR-INV-010", "garbage"), ("COR-INV-011", "garbage"))
+
+
 def reach_of(fault: Fault | None) -> str:
     """Return the host's reach that a scan's *fault* means."""
     if fault is None:
         return "reachable"
-    if isinstance(fault, Refused):
-        return "refused"
-    return "garbage" if isinstance(fault, FactsMalformed) else "unreachable"
+    return next((reach for prefix, reach in _REACH if fault.code.startswith(prefix)), "unreachable")
 
 
 class HostStore(Access):

@@ -113,7 +113,9 @@ class WaveView:
 
 @dataclass(frozen=True, slots=True)
 class RolloutView:
-    """One rollout. ``controller`` is the live process that drives it, if any."""
+    """One rollout. ``controller`` has claimed it and was last heard of at ``beat_at``; it may have died since:
+    ``fleet.rollout.controller.driver`` tells.
+    """
 
     id: str
     plan_id: str
@@ -128,6 +130,7 @@ class RolloutView:
     ended_at: float | None
     controller: str | None
     waves: tuple[WaveView, ...] = ()
+    beat_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fleet.record import Record
 from fleet.record.errors import RecordFault
+from fleet.record.views import RolloutView
 
 BEAT_S = 5.0
 SILENT_S = 60.0  # a controller that was not heard of for this long may be taken over, whatever it is
@@ -46,6 +47,13 @@ def alive(controller: str, silent_s: float) -> bool:
     if len(parts) != 6 or (parts[1], parts[2]) != _here() or not parts[3].isdigit():
         return True
     return _started(int(parts[3])) == parts[4]
+
+
+def driver(view: RolloutView, now: float) -> str | None:
+    """Return the controller that drives a rollout now, or None when nobody does; *now* in seconds since the epoch."""
+    if view.controller is None or view.beat_at is None:
+        return None
+    return view.controller if alive(view.controller, now - view.beat_at) else None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,9 @@ def test_killed_in_the_middle_of_wave_1_it_goes_on_and_applies_nobody_twice(home
     killed = doomed(home, "b:apply")
     assert killed.returncode == -signal.SIGKILL
     with open_record(home / "fleet.db", read_only=True) as record:
+        view = record.rollout(ROLLOUT)
+        assert view.controller is not None  # the dead one's claim is still there, and nobody is taken in by it
+        assert controller.driver(view, time.time()) is None
         assert record.step(ROLLOUT, "b").state == "applying"  # on disk: intent and token; unknown: the outcome
         assert record.step(ROLLOUT, "a").state == "healthy"
     assert ScriptedHosts(home / "hosts").seen("b")["applied"] == 1
