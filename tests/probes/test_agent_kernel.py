@@ -294,9 +294,17 @@ def test_a_failed_successor_leaves_the_policy_of_a_dead_holder_in_force(realm: R
     wrong = {**POLICY, "interface": "absent0"}
     status, answer = realm.apply(policy(realm, generation=2, config=wrong), 2)
     assert (status, answer["code"]) == (1, "COR-AGT-008") and "absent0" in answer["message"]
-    assert len(filters(realm)) == 2 and realm.row()["state"] == "failed"
-    assert realm.run("remove", "--program", "sample-trace", "--token", "3")[0] == 0
+    row = realm.row()
+    assert len(filters(realm)) == 2 and (row["state"], row["generation"], row["token"]) == ("failed", 1, 2)
+    assert row["observed"]["alive"] and "generation 2" in row["reason"]
+    # Not even when the failed one is of another variant and the next of that variant succeeds.
+    files = {"module": realm.stage((NET_POLICY / "fallback.py").read_bytes())}
+    fallback = policy(realm, variant="fallback", files=files, generation=3)
+    assert realm.apply({**fallback, "kernel": {"build_id": "00", "release": "0"}}, 3)[0] == 3
+    realm.applied(fallback, 4)
     assert filters(realm) == []
+    assert realm.run("remove", "--program", "sample-trace", "--token", "5")[0] == 0
+    assert filters(realm) == [] and chains(realm) == []
 
 
 def test_a_filter_someone_removed_is_noticed(realm: Realm) -> None:

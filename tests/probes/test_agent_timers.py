@@ -107,6 +107,16 @@ def test_a_revert_brings_the_confirmed_predecessor_back(host: AgentHost) -> None
     assert host.run("remove", "--program", "sample-trace", "--token", "9")[0] == 0
 
 
+def test_what_never_came_up_is_not_put_back(host: AgentHost) -> None:
+    assert host.apply(host.networking(config={"refuse": True}), 7)[0] == 1
+    row = host.row()
+    assert (row["state"], row["generation"], row["revert"]) == ("failed", 1, None)
+    host.applied(host.networking(generation=2), 8)
+    host.make_due("revert.json", "at_boot")
+    row = host.reaches("reverted")
+    assert host.marks() == [] and not row["observed"]["alive"] and "back" not in row["reason"]
+
+
 def test_confirm_cancels_the_revert_for_its_own_token_only(host: AgentHost) -> None:
     host.applied(host.networking(), 7)
     assert host.run("confirm", "--program", "sample-trace", "--token", "6")[0] == 3

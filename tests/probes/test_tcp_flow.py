@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import secrets
 import socket
@@ -19,7 +18,7 @@ import pytest
 from children import RUNNER, TCP_FLOW, WITH_TRACEFS, Child, child, hold, refusing
 from namespaces import Namespace, pair
 
-from probes.programs.tcp_flow import adapter
+from probes.programs.tcp_flow import adapter, fallback
 
 pytestmark = pytest.mark.kernel
 
@@ -292,10 +291,6 @@ def test_a_held_connection_has_its_process(sides: tuple[Namespace, Namespace]) -
     """A gap is only a gap for short connections: one that lives through a dump has pid, comm and start."""
     client, server = sides
     exchange = Exchange("held", 1, 0)
-    spec = importlib.util.spec_from_file_location("tcp_flow_fallback", TCP_FLOW / "fallback.py")
-    assert spec and spec.loader
-    fallback = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fallback)
     with listener(server, exchange) as listening:
         near = connect(client, server, exchange, listening)
         far, _ = listening.accept()
@@ -305,6 +300,22 @@ def test_a_held_connection_has_its_process(sides: tuple[Namespace, Namespace]) -
     assert [(c.comm, c.first) for c in watch.connections.values()] == [
         (Path("/proc/self/comm").read_text().strip(), 1.0)
     ]
+
+
+def test_lost_notices_are_noticed(sides: tuple[Namespace, Namespace], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback, "RECEIVE_BYTES", 4096)
+
+    def overflow() -> bool:
+        with fallback.open_notices() as notices:
+            for _ in range(100):  # the kernel sends them from a work queue, so the first round may be too early
+                for _ in range(100):
+                    with socket.socket() as bound:
+                        bound.bind(("", 0))
+                if fallback._drain(notices)[1]:
+                    return True
+        return False
+
+    assert sides[0].call(overflow)
 
 
 def test_the_fallback_refuses_what_it_cannot_scope(sides: tuple[Namespace, Namespace]) -> None:
