@@ -36,11 +36,10 @@ class Attempt:
         self.candidate: Optional[Candidate] = None
         self.applied = int(before.get("applied") or 0)
         self.left: List[str] = []
-        here = (
-            bool(before.get("spec")) and before.get("boot_id") == scopes.boot_id() and before.get("state") != "stopped"
-        )
-        # What may still be in place: it runs, or its holder died and what it pinned stays.
-        self.predecessor: Optional[Spec] = check_spec(before["spec"]) if here else None
+        here = before.get("boot_id") == scopes.boot_id() and before.get("state") != "stopped"
+        # What may still be in place: it runs, or its holder died and what it pinned stays, or its apply was cut off.
+        self.leftovers = [check_spec(before[k]) for k in ("spec", "intent", "failed") if here and before.get(k)]
+        self.predecessor = self.leftovers[0] if here and before.get("spec") else None
 
     @property
     def previous(self) -> Optional[Spec]:
@@ -122,6 +121,7 @@ def _commit(attempt: Attempt) -> None:
         "running",
         reason=None,
         intent=None,
+        failed=None,
         spec=attempt.spec.document(),
         previous=previous.document() if previous else None,
         holder=attempt.candidate.known,
@@ -132,9 +132,8 @@ def _commit(attempt: Attempt) -> None:
 def _retire(attempt: Attempt) -> None:
     """End the predecessor, now that the new one stands, and undo what it left if the new one does not replace that."""
     attempt.left += end_holder(attempt.place, attempt.before)
-    old = attempt.predecessor
-    if old and not same_family(old, attempt.spec):
-        attempt.left += undo_all(attempt.place, old)
+    over = [old for old in attempt.leftovers if not same_family(old, attempt.spec)]
+    attempt.left += undo_all(attempt.place, *over)
 
 
 def _promote(attempt: Attempt) -> None:
@@ -232,9 +231,8 @@ def _undo(attempt: Attempt, done: List[Step], refusal: Refusal) -> None:
     text += "; left: " + "; ".join(left) if left else ""
     goes_on = standing(attempt.place, attempt.before).state == "running"
     fields: Dict[str, Any] = {}
-    if not goes_on:  # the predecessor is kept in mind: a remove must undo what it may have left
-        old = attempt.predecessor
-        fields = {"spec": attempt.spec.document(), "holder": None, "previous": old.document() if old else None}
+    if not goes_on and not (attempt.predecessor and attempt.predecessor.static):  # a static one may still be in force
+        fields = {"failed": attempt.spec.document(), "spec": None, "holder": None, "previous": None}
     try:
         attempt.write("running" if goes_on else "failed", reason=text, intent=None, retiring=None, **fields)
     except StateUnwritable:

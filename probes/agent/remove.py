@@ -40,7 +40,7 @@ def remove(place: Place, token: int) -> Dict[str, Any]:
 
 def _specs(state: Dict[str, Any]) -> List[Dict[str, Any]]:
     found: List[Dict[str, Any]] = []
-    for key in ("intent", "spec", "previous"):
+    for key in ("intent", "spec", "failed", "previous"):
         document = state.get(key)
         if document and document not in found:
             found.append(document)

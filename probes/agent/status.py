@@ -71,7 +71,7 @@ def program_status(place: Place) -> Optional[Dict[str, Any]]:
     if state is None:
         return None
     stands = standing(place, state)
-    document = state.get("spec") or state.get("intent") or {}
+    document = state.get("spec") or state.get("intent") or state.get("failed") or {}
     try:
         spec = check_spec(document)
     except SpecMalformed:

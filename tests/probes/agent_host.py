@@ -84,6 +84,7 @@ class AgentHost:
     def __init__(self, folder: Path, python: str = sys.executable, prefix: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.state = folder / "state"
+        self.state_inside = self.state  # its name for the agent, where that differs
         self.outside = folder / "outside"
         self.outside.mkdir(parents=True)
         self.agent = folder / "agent.pyz"
@@ -93,7 +94,7 @@ class AgentHost:
         self.seen: list[Mapping[str, Any]] = []
 
     def command(self, verb: str, *arguments: str) -> list[str]:
-        return [*self.prefix, self.python, str(self.agent), verb, "--state", str(self.state), *arguments]
+        return [*self.prefix, self.python, str(self.agent), verb, "--state", str(self.state_inside), *arguments]
 
     def run(self, verb: str, *arguments: str, stdin: bytes = b"") -> tuple[int, Any]:
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -266,41 +267,56 @@ def test_another_boot_makes_the_state_stale(host: AgentHost) -> None:
     assert host.row()["state"] == "running" and process.alive(holder)
 
 
-def test_a_host_with_a_full_disk_keeps_what_runs(tmp_path: Path) -> None:
-    """In a mount namespace of its own, on a tmpfs that is filled to the last byte."""
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[AgentHost]:
+    """A host whose state lies on a tmpfs of 3 MB, in a mount namespace of its own."""
     room = tmp_path / "room"
     room.mkdir()
     script = f"mount -t tmpfs -o size=3m none {room}; echo; exec sleep 600"
-    keeper = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE)
-    assert keeper.stdout
-    keeper.stdout.readline()
-    inside = Path(f"/proc/{keeper.pid}/root{room}")
-    try:
-        host = AgentHost(tmp_path / "host", prefix=("nsenter", "-t", str(keeper.pid), "-m"))
-        host.state = inside
-        seen = room  # the same folder by its name inside
-        host.command = lambda verb, *a: [*host.prefix, host.python, str(host.agent), verb, "--state", str(seen), *a]  # type: ignore[method-assign]
-        host.stage(FALLBACK.encode())
-        host.applied(host.spec(config={"lose": 0}), 7)
-        wait_for(lambda: host.row()["sample"])
-        with pytest.raises(OSError, match="No space"), (inside / "ballast").open("wb", buffering=0) as file:
-            while True:
-                file.write(b"x" * 4096)
-        with pytest.raises(OSError, match="No space"), (inside / "ballast2").open("wb", buffering=0) as file:
-            while True:
-                file.write(b"x")
-        status, answer = host.apply(host.spec(generation=2), 8)
-        assert (status, answer["code"]) == (1, "COR-AGT-010") and "full" in answer["message"]
-        row = host.row()
-        assert (row["state"], row["generation"], row["token"]) == ("running", 1, 7)
-        assert host.marks() == ["corollout_sample-trace_1"]
-        (inside / "ballast").unlink()
-        (inside / "ballast2").unlink()
-        lost = wait_for(lambda: [r for r in [host.row()] if r["sample"] and r["sample"]["records"] > 0])
-        assert lost[0]["state"] == "running"
-        assert all(isinstance(r["seq"], int) for r in host.records())
-        assert host.run("remove", "--program", "sample-trace", "--token", "9")[0] == 0
-        assert host.close() == []
-    finally:
-        keeper.kill()
-        keeper.wait()
+    with subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE) as keeper:
+        assert keeper.stdout
+        keeper.stdout.readline()
+        made = AgentHost(tmp_path / "host", prefix=("nsenter", "-t", str(keeper.pid), "-m"))
+        made.state, made.state_inside = Path(f"/proc/{keeper.pid}/root{room}"), room
+        made.stage(FALLBACK.encode())
+        try:
+            yield made
+            assert made.run("remove", "--program", "sample-trace", "--token", "9")[0] == 0
+            assert made.close() == [] and made.marks() == []
+        finally:
+            made.close()
+            keeper.kill()
+
+
+def fill(folder: Path) -> Path:
+    """Fill the file system to its last byte; return the file that does."""
+    ballast = folder / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
+        while file.write(b"x"):
+            pass
+    return ballast
+
+
+def test_a_host_with_a_full_disk_keeps_what_runs(small: AgentHost) -> None:
+    small.applied(small.spec(budget={"loss_percent": 100}), 7)
+    ballast = fill(small.state)
+    status, answer = small.apply(small.spec(generation=2), 8)
+    assert (status, answer["code"]) == (1, "COR-AGT-010") and "full" in answer["message"]
+    row = small.row()
+    assert (row["state"], row["generation"], row["token"]) == ("running", 1, 7)
+    assert small.marks() == ["corollout_sample-trace_1"]
+    last = max((r["seq"] for r in small.records()), default=0)
+    ballast.unlink()
+    found = wait_for(lambda: small.records("--since", str(last), "--limit", "1"))
+    assert found[0]["seq"] > last and small.row()["state"] == "running"
+
+
+def test_a_trip_on_a_full_disk_happens_and_is_told_once_there_is_room(small: AgentHost) -> None:
+    small.applied(small.spec(budget={"loss_percent": 5}), 7)
+    ballast = fill(small.state)  # records that the disk does not take are lost, and losses have a budget
+    assert not small.reaches("failed", "COR-AGT-027")["observed"]["alive"]
+    ballast.unlink()
+    assert small.reaches("tripped", "COR-AGT-020")["watchdog"]["last"]["budget"] == "loss_percent"
