@@ -115,7 +115,7 @@ class Rollout(Page):
             Cell(f"wave {rollout.wave} of {len(rollout.waves) - 1}" if rollout.wave >= 0 else "not started"),
             Cell(rollout.reason or "", "strong"),
             *self._asked(now),
-            *_driver(rollout),
+            *_driver(rollout, asked=bool(self.snapshot.requests)),
             Cell(f"by {rollout.actor}, {ago(now - rollout.created_at)} ago", "quiet"),
         ]
         self.query_one("#state", Line).tell(state)
@@ -208,7 +208,9 @@ def _words(state: str) -> str:
     return state.replace("_", " ").lower()
 
 
-def _driver(rollout: RolloutView) -> list[Cell]:
+def _driver(rollout: RolloutView, *, asked: bool) -> list[Cell]:
+    """Who drives it; when somebody should and nobody does, the command that takes it up."""
     if rollout.controller:
         return [Cell(f"driven by {rollout.controller}", "quiet")]
-    return [Cell("■ nobody drives it", "blocked")] if rollout.state in _DRIVEN else []
+    needed = asked or rollout.state in _DRIVEN
+    return [Cell(f"■ nobody drives it: corollout rollout go {rollout.id}", "blocked")] if needed else []

@@ -353,6 +353,19 @@ def test_pause_is_one_key(lab: Record) -> None:
     drive(lab, steps)
 
 
+def test_a_request_that_nobody_will_take_says_how_to_go_on(lab: Record) -> None:
+    make_halted(lab)
+
+    async def steps(app: ConsoleApp, pilot: Any) -> None:
+        await press(pilot, "5")
+        assert "nobody drives it" not in screen_text(app)
+        await press(pilot, "r", "enter")
+        await asked(pilot)
+        assert "nobody drives it: corollout rollout go tcp-flow-1" in screen_text(app)
+
+    drive(lab, steps, size=(160, 30))
+
+
 def test_what_makes_no_sense_is_not_asked(lab: Record) -> None:
     rollout = make_halted(lab)
 
