@@ -41,6 +41,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 _CHUNK = 65536
 _MAX_JUMPS = 4
+_AFTER_EXIT_S = 2.0
 _GRACE_S = 2.0  # after a deadline, before the socket is torn down under a stuck library call
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")  # how today's servers sign with the key that known_hosts calls ssh-rsa
 
@@ -146,13 +147,15 @@ class SshConnection:
                 err += channel.recv_stderr(_CHUNK)
             if max(len(out), len(err)) > limit:
                 return Completed(-1, bytes(out[:limit]), bytes(err[:limit]), truncated=True)
-            # recv wakes as soon as data comes; the short wait is for our own sending and for the error stream.
-            channel.settimeout(min(remaining, 0.01 if unsent else 0.2))
+            # recv wakes as soon as data comes; the short wait is for our own sending and for the error stream. The exit
+            # status may overtake the last output, so after it the stream must have been silent for a while.
+            ended = channel.exit_status_ready()
+            channel.settimeout(min(remaining, _AFTER_EXIT_S if ended else 0.01 if unsent else 0.2))
             try:
                 data = channel.recv(_CHUNK)
             except TimeoutError:
-                if channel.exit_status_ready() and not channel.recv_stderr_ready():
-                    break  # ended, while a background child holds the stream open
+                if ended and not channel.recv_stderr_ready():
+                    break  # a background child holds the stream open
                 continue
             if not data:
                 break
