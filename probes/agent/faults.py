@@ -19,7 +19,7 @@ def printable(text: str, limit: int = 400) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-class Refusal(Exception):  # noqa: N818 - what it is called in the documents
+class Refusal(Exception):
     """An expected error of the agent; *more* goes into the document beside code, message and remedy."""
 
     code = "COR-AGT-000"

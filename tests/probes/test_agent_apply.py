@@ -312,6 +312,9 @@ def test_a_host_with_a_full_disk_keeps_what_runs(small: AgentHost) -> None:
     ballast.unlink()
     found = wait_for(lambda: small.records("--since", str(last), "--limit", "1"))
     assert found[0]["seq"] > last and small.row()["state"] == "running"
+    folder = small.state / "programs/sample-trace"
+    assert not list(folder.rglob("*.new"))
+    assert all(json.loads(line) for line in (folder / "records.jsonl").read_bytes().splitlines()[:-1])
 
 
 def test_a_trip_on_a_full_disk_happens_and_is_told_once_there_is_room(small: AgentHost) -> None:
