@@ -2,7 +2,8 @@
 
     python -m fleet.lab.seccomp --bpf EPERM|ENOSYS|EINVAL|SUCCESS -- COMMAND [ARGUMENT]…
 
-``SUCCESS`` makes every call seem to succeed and do nothing: a kernel that no probe may believe. The filter is inherited by everything the command starts and cannot be taken off again.
+``SUCCESS`` makes every call seem to succeed and do nothing: a kernel that no probe may believe. The filter is inherited
+by everything the command starts and cannot be taken off again.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def install(answer: int) -> None:
 def main(argv: list[str]) -> int:
     """Install the filter and become the command; returns only when that fails."""
     if len(argv) < 4 or argv[0] != "--bpf" or argv[1] not in _ERRNOS or argv[2] != "--":
-        sys.stderr.write("usage: python -m fleet.lab.seccomp --bpf EPERM|ENOSYS|EINVAL|SUCCESS -- COMMAND [ARGUMENT]…\n")
+        sys.stderr.write(f"usage: python -m fleet.lab.seccomp --bpf {'|'.join(_ERRNOS)} -- COMMAND [ARGUMENT]…\n")
         return 2
     try:
         install(_ERRNOS[argv[1]])
