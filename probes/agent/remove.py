@@ -31,6 +31,7 @@ def remove(place: Place, token: int) -> Dict[str, Any]:
         refusal: Refusal = NotAttached("not all of %s could be undone" % place.program, left=left)
         raise refusal
     write_json(place.state, tombstone)
+    scopes.leave_bpffs(place.program)
     revert.disarm(place)
     forget(place.lease)
     forget_sites(place, [])

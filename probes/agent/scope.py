@@ -60,6 +60,14 @@ def pin_folder(program: str) -> str:
     return os.path.join(found, "corollout", program)
 
 
+def leave_bpffs(program: str) -> None:
+    """Remove our folder on the BPF file system when no program of ours is pinned there any more."""
+    try:
+        os.rmdir(os.path.dirname(pin_folder(program)))
+    except (OSError, BpffsAbsent):
+        pass  # another program's pins are in it, or it was never made
+
+
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:

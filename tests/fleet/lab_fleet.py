@@ -82,6 +82,11 @@ class LabFleet:
         with open_connection(known[name], hosts=known) as connection:
             return connection.run(command, timeout=30).stdout.decode()
 
+    def applied(self, name: str, program: str) -> int:
+        """How often the host has really attached the program, as its own state counts it."""
+        state = self.shell(name, f"cat /var/lib/corollout/programs/{program}/state.json 2>/dev/null || echo '{{}}'")
+        return int(json.loads(state).get("applied", 0))
+
     @contextlib.contextmanager
     def servers(self, *names: str) -> Iterator[None]:
         running = []
@@ -92,6 +97,7 @@ class LabFleet:
                 running.append(process)
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
+            time.sleep(0.6)  # the fallback knows a server by its listener, which it must have seen in a poll (250 ms)
             yield
         finally:
             for process in running:

@@ -165,6 +165,13 @@ def test_core_and_fallback_give_the_same_records(sides: tuple[Namespace, Namespa
             assert fallback["fidelity"]["clock"] == "poll"
 
 
+def test_no_more_is_acknowledged_than_was_sent() -> None:
+    raw = {"bytes_acked": 1236, "fin_acked": 0, "bytes_sent": 1300, "bytes_retrans": 66, "sent_known": 1}
+    assert adapter._tx_bytes(raw, "client") == 1234, "the FIN was acknowledged, its state not yet seen"
+    assert adapter._tx_bytes({**raw, "sent_known": 0}, "client") == 1235
+    assert adapter._tx_bytes({**raw, "bytes_acked": 501}, "client") == 500, "the rest was never acknowledged"
+
+
 def test_a_role_nobody_saw_is_missing_not_guessed(sides: tuple[Namespace, Namespace]) -> None:
     """A listener shorter than the poll: from the counters alone, its server could be a client that was reset."""
     client, server = sides

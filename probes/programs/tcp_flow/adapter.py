@@ -75,8 +75,14 @@ def _role(raw: Mapping[str, Any]) -> Optional[str]:
 
 
 def _tx_bytes(raw: Mapping[str, Any], role: Optional[str]) -> int:
+    """Return the payload that the other end acknowledged.
+
+    What SYN and FIN added is judged from states that can be a step behind the counters; where the kernel also counts
+    what it sent, no more payload can have been acknowledged than that.
+    """
     syn = 1 if role == "client" else 0
-    return max(0, int(raw["bytes_acked"]) - syn - int(raw["fin_acked"]))
+    acked = max(0, int(raw["bytes_acked"]) - syn - int(raw["fin_acked"]))
+    return min(acked, raw["bytes_sent"] - raw["bytes_retrans"]) if raw["sent_known"] else acked
 
 
 def _close_reason(raw: Mapping[str, Any]) -> Optional[str]:
