@@ -13,7 +13,7 @@ from btf.types import Btf
 _MAX_DEPTH = 32
 
 
-class Unrelocatable(Exception):  # noqa: N818 - not an error of ours: libbpf fails here, and so says the outcome
+class Unrelocatable(Exception):
     """libbpf refuses the whole object at this relocation; ``errno`` is the name it returns."""
 
     def __init__(self, errno: str, detail: str) -> None:

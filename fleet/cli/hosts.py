@@ -190,9 +190,8 @@ def selected(record: Any, where: str) -> list[str]:
     names: list[str] = record.host_names()
     if not where:
         return names
-    from inventory.selector import parse_selector
-
     from inventory.facts import Facts
+    from inventory.selector import parse_selector
 
     selector = parse_selector(where)
     known = record.definitions()

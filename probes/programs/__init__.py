@@ -1,0 +1,1 @@
+"""The programs we ship, a folder each: manifest, builds, adapter."""
