@@ -93,6 +93,19 @@ class RolloutQueries(Access):
         with self.reading() as session:
             return [_sample(row) for row in reversed(session.execute(statement).scalars().all())]
 
+    def sample_counts(self, rollout_id: str, wave: int, *, since: float) -> dict[str, dict[str, int]]:
+        """Return how many samples each host of a wave gave since then, by host and outcome."""
+        statement = (
+            select(SampleRow.host, SampleRow.outcome, func.count())
+            .where(SampleRow.rollout_id == rollout_id, SampleRow.wave == wave, SampleRow.at >= since)
+            .group_by(SampleRow.host, SampleRow.outcome)
+        )
+        counts: dict[str, dict[str, int]] = defaultdict(dict)
+        with self.reading() as session:
+            for host, outcome, count in session.execute(statement):
+                counts[host][outcome] = count
+        return dict(counts)
+
     def requests(self, rollout_id: str, *, waiting: bool = False) -> list[RequestView]:
         """Return what was asked of a rollout, oldest first; *waiting*: only what nobody took yet."""
         statement = select(RequestRow).where(RequestRow.rollout_id == rollout_id).order_by(RequestRow.id)

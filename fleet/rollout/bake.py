@@ -23,8 +23,24 @@ from probes.manifest import Budget
 _SLICE_S = 1.0  # a person's request waits no longer than this
 
 
-def look(work: Work, wave: int) -> dict[str, Any]:
-    """Look once at every live host of *wave* and keep the samples; returns what the next decision needs."""
+def watch_over(work: Work, wave: int, *, hold: bool) -> dict[str, Any]:
+    """Look at *wave* and the canaries until it is baked, a host tripped, a person asks, or the work is stopped.
+
+    With *hold* the rollout is paused, and only a person or a stop ends it. Returns ``{"over"}``: go to the gate; and
+    ``{"canaries"}``: those of an earlier wave that tripped now, which no gate would look at again.
+    """
+    while True:
+        tripped = [step for number in sorted({0, wave}) if number >= 0 for step in look(work, number)]
+        over = not hold and bool(tripped)
+        if not over:
+            _rest(work, wave)
+            over = not hold and _baked(work, wave)
+        if over or work.stop.is_set() or work.watching():
+            return {"over": over, "canaries": [s.host for s in tripped if s.wave != wave]}
+
+
+def look(work: Work, wave: int) -> list[SampleView]:
+    """Look once at every live host of *wave* and keep the samples; returns those of hosts that stopped it."""
     live = work.record.steps(work.rollout_id, wave=wave, states=LIVE_STEPS)
     with ThreadPoolExecutor(work.plan.settings.parallel, thread_name_prefix="look") as pool:
         samples = list(pool.map(lambda step: _sample(work, step), live))
@@ -33,22 +49,35 @@ def look(work: Work, wave: int) -> dict[str, Any]:
     for sample in tripped:
         reason = str(sample.document.get("reason") or "the host's watchdog stopped it")
         work.record.finish_step(work.rollout_id, sample.host, "failed", detail=f"tripped: {reason}", forget_token=True)
-    silent = [s.host for s in samples if s.outcome == "unreachable"]
-    return {
-        "tripped": [s.host for s in tripped],
-        "enough": _enough(work, wave, silent),
-        "at": work.clock.now(),
-    }
+    return tripped
 
 
-def rest(work: Work, wave: int) -> None:
+def _rest(work: Work, wave: int) -> None:
     """Wait until the next look, or until a person asks or the work is stopped."""
     settings = work.plan.settings
-    bake_s = next(w.bake_s for w in work.plan.waves if w.number == wave)
+    bake_s = next((w.bake_s for w in work.plan.waves if w.number == wave), 0.0)
     interval = min((spec["budget"]["interval_s"] for spec in work.specs.values()), default=5.0)
     until = work.clock.now() + max(0.2, min(interval, bake_s / (settings.samples + 1) or interval))
     while (left := until - work.clock.now()) > 0 and not work.stop.is_set() and not work.watching():
         work.clock.wait(work.stop, min(left, _SLICE_S))
+
+
+def _baked(work: Work, wave: int) -> bool:
+    """Whether its time is over; where measurements are missing it goes on a while, as too few are inconclusive."""
+    view = work.record.rollout(work.rollout_id).waves[wave]
+    baked = work.clock.now() - (view.baking_since or 0.0)
+    if baked < view.bake_s:
+        return False
+    counts = work.record.sample_counts(work.rollout_id, wave, since=view.baking_since or 0.0)
+    live = work.record.steps(work.rollout_id, wave=wave, states=LIVE_STEPS)
+    wanted = work.plan.settings.samples
+    enough = all(counts.get(s.host, {}).get("ok", 0) >= wanted for s in live if not _silent(counts.get(s.host, {})))
+    return enough or baked >= view.bake_s + work.plan.settings.deadline_s
+
+
+def _silent(outcomes: dict[str, int]) -> bool:
+    """Whether a host was looked for, and never answered: waiting longer for it shows nothing."""
+    return set(outcomes) == {"unreachable"}
 
 
 def _sample(work: Work, step: StepView) -> SampleView:
@@ -80,17 +109,6 @@ def _renew(work: Work, step: StepView, executor: Any, status: Any) -> None:
     now = status.get("now")
     if lease_s and isinstance(expires, int | float) and isinstance(now, int | float) and expires - now < lease_s / 2:
         executor.renew(work.plan.program, lease_s)
-
-
-def _enough(work: Work, wave: int, silent: list[str]) -> bool:
-    """Whether every live host that answers gave as many measurements as the gate wants."""
-    counts: dict[str, int] = {}
-    since = work.record.rollout(work.rollout_id).waves[wave].baking_since
-    for sample in work.record.samples(work.rollout_id, wave=wave, since=since, limit=1_000_000):
-        if sample.outcome == "ok":
-            counts[sample.host] = counts.get(sample.host, 0) + 1
-    live = work.record.steps(work.rollout_id, wave=wave, states=LIVE_STEPS)
-    return all(counts.get(s.host, 0) >= work.plan.settings.samples for s in live if s.host not in silent)
 
 
 def judge(work: Work, wave: int) -> dict[str, Any]:

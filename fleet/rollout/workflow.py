@@ -57,9 +57,7 @@ def drive(journal: Journal, work: Work) -> Document:
 def perform(work: Work, phase: str, wave: int) -> Document:
     """Do what *phase* means for the hosts of *wave*."""
     if phase in ("bake", "hold"):
-        found = bake.look(work, wave) if wave >= 0 else {}
-        bake.rest(work, wave)
-        return found
+        return bake.watch_over(work, wave, hold=phase == "hold")
     return bake.judge(work, wave) if phase == "gate" else carry(work, wave, phase)
 
 
@@ -119,12 +117,11 @@ def _start_bake(record: Record, view: RolloutView, now: float, number: int) -> N
     record.set_rollout_state(view.id, BAKING, reason=None)
 
 
-def _bake_on(record: Record, view: RolloutView, work: Work, number: int, outcome: Document) -> None:
-    wave = view.waves[number]
-    baked = work.clock.now() - (wave.baking_since or 0.0)
-    # Where measurements are missing it goes on a while: too few would only be inconclusive.
-    done = baked >= wave.bake_s and (outcome["enough"] or baked >= wave.bake_s + work.plan.settings.deadline_s)
-    if outcome["tripped"] or done:
+def _bake_on(record: Record, view: RolloutView, work: Work, number: int, outcome: Document) -> None:  # noqa: ARG001
+    if outcome["canaries"]:
+        reason = f"canary-tripped: {', '.join(outcome['canaries'])}"
+        record.set_rollout_state(view.id, HALTED, verb="halt", reason=reason)
+    elif outcome["over"]:
         record.set_wave(view.id, number, phase="gate")
 
 

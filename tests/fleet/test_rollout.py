@@ -263,6 +263,19 @@ def test_a_host_that_tripped_halts_at_once(start) -> None:
     assert rollout.clock.now() - began < 2_000
 
 
+def test_a_canary_that_trips_in_a_later_wave_halts_too(start) -> None:
+    rollout = start(["a"], ["b"])
+    rollout.fleet.before = lambda host, verb: (
+        rollout.fleet.script.update(a={"trip": True})
+        if rollout.view.state == "BAKING" and rollout.view.wave == 1
+        else None
+    )
+    assert rollout.go() == "HALTED"
+    assert rollout.view.reason == "canary-tripped: a"
+    assert rollout.states()["a"] == "failed"
+    assert rollout.go("rollback") == "ROLLED_BACK"
+
+
 def test_a_reboot_while_baking_is_never_a_pass(start) -> None:
     rollout = start(["a"])
     rollout.fleet.before = lambda host, verb: (
@@ -362,9 +375,19 @@ def test_promote_past_a_failed_gate_leaves_the_bad_kernel_behind(start) -> None:
 
 def test_a_paused_rollout_is_watched_until_someone_decides(start) -> None:
     rollout = start(["a"], ["b"])
-    rollout.asked = {6: ["pause"], 9: ["resume"]}
+    rollout.asked = {5: ["pause"]}  # the canary bakes
+    looks = []
+
+    def decide(host: str, verb: str) -> None:
+        if rollout.view.state == "PAUSED":
+            looks.append(verb)
+            if len(looks) == 3:
+                rollout.record.request(rollout.id, "resume", "ann")
+
+    rollout.fleet.before = decide
     assert rollout.go(hold=True) == "COMPLETED"
     assert rollout.outcomes() == ["paused", "resumed"]
+    assert looks == ["status"] * 3
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def go(home: Path, **options) -> str:
 
 
 def doomed(home: Path, boundary: int | str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(DOOMED.parent)}
+    environment = {**os.environ, "PYTHONPATH": f"{DOOMED.parents[2]}:{DOOMED.parent}"}
     command = [sys.executable, str(DOOMED), str(home), ROLLOUT, str(boundary)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
 
