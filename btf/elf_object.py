@@ -18,7 +18,7 @@ from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import Section, Symbol, SymbolTableSection
 
 from btf.extension import Extension, parse_extension
-from btf.fault import Fault
+from btf.fault import EXIT_USAGE, Fault
 from btf.insn import CALL, LD_IMM64, PSEUDO_CALL, SIZE, decode_insns, heads
 from btf.kinds import Datasec, Func, Kind, Var
 from btf.maps import BpfMap, btf_maps, legacy_maps
@@ -39,6 +39,7 @@ class ObjectMalformed(Fault):
     """Bytes that are not a BPF object."""
 
     code = "COR-BTF-010"
+    exit = EXIT_USAGE
     remedy = "Give the .o file that clang made with -target bpf -g -O2."
 
 

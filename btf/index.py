@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
 from btf.codec import KIND_MASK, KIND_SHIFT, VLEN_MASK
-from btf.fault import Fault
+from btf.fault import EXIT_USAGE, Fault
 from btf.kinds import RECORDS, RecordSize
 
 # X___Y with exactly three underscores between two other characters; the last such place ends the essential name.
@@ -18,6 +18,7 @@ class BtfMalformed(Fault):
     """Bytes that are not usable BTF; the message says at which byte."""
 
     code = "COR-BTF-001"
+    exit = EXIT_USAGE
     remedy = "Fetch it again: it must be the whole /sys/kernel/btf/vmlinux of one kernel, or a .btf file of an archive."
 
 

@@ -36,7 +36,7 @@ Connect = Callable[[Host], Connection]
 class BtfDiffers(Fault):
     """A host's BTF is not the one its facts named."""
 
-    code = "COR-INV-020"
+    code = "COR-INV-030"
     remedy = "Scan the host again; if it repeats, look at who changes /sys/kernel/btf there."
 
 

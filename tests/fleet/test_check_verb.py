@@ -180,7 +180,7 @@ def test_truncated_btf_is_one_clear_line(objects, tmp_path, keep) -> None:
     path = tmp_path / "cut.btf"
     path.write_bytes(VMLINUX.read_bytes()[:keep])
     done = _command("check", objects["fits"], "--btf", path)
-    assert done.returncode == 1 and done.stdout == ""
+    assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("COR-BTF-001: ") and len(done.stderr.splitlines()) == 2
 
 
