@@ -63,11 +63,12 @@ def start(context: click.Context, settings: Settings, plan_id: str, *, yes: bool
 
 @rollout.command()
 @click.argument("rollout_id")
+@click.option("--adopt", is_flag=True, help="Go on from the record alone what another version of the engine began.")
 @pass_settings
 @click.pass_context
-def go(context: click.Context, settings: Settings, rollout_id: str) -> None:
+def go(context: click.Context, settings: Settings, rollout_id: str, *, adopt: bool) -> None:
     """Drive a rollout on from where it is: after a crash, a reboot or Ctrl-C."""
-    context.exit(_drive(settings, rollout_id))
+    context.exit(_drive(settings, rollout_id, adopt=adopt))
 
 
 @rollout.command("plans")
@@ -213,7 +214,7 @@ def executors(settings: Settings, record: Any) -> Any:
     return agent_executors(record.definitions(), settings.artefacts())
 
 
-def _drive(settings: Settings, rollout_id: str) -> int:
+def _drive(settings: Settings, rollout_id: str, *, adopt: bool = False) -> int:
     """Drive until it ends or waits; returns the exit code."""
     from fleet.rollout.engine import exit_of, run_rollout
 
@@ -223,7 +224,7 @@ def _drive(settings: Settings, rollout_id: str) -> int:
         f"{rollout_id}: driving; Ctrl-C stops between two hosts, `corollout rollout go` goes on", quiet=settings.quiet
     )
     follow: Callable[[Any], None] = (lambda _event: None) if settings.quiet else _tell
-    state = run_rollout(settings.home, rollout_id, executor_factory=factory, on_event=follow)
+    state = run_rollout(settings.home, rollout_id, executor_factory=factory, on_event=follow, adopt=adopt)
     narrate(f"{rollout_id}: {state}", quiet=settings.quiet)
     if exit_of(state) == EXIT_WAITS:
         narrate(f"it waits for a person: `corollout rollout status {rollout_id}`", quiet=settings.quiet)

@@ -26,6 +26,7 @@ from fleet.console.rollout_rows import (
 )
 from fleet.console.table import Table
 from fleet.record.views import RolloutView, StepView, WaveView
+from fleet.rollout.controller import driver
 from fleet.rollout.states import BAKING, ROLLING_BACK, RUNNING, VERBS
 
 _DRIVEN = (RUNNING, BAKING, ROLLING_BACK)  # states in which a controller should be at work
@@ -115,7 +116,7 @@ class Rollout(Page):
             Cell(f"wave {rollout.wave} of {len(rollout.waves) - 1}" if rollout.wave >= 0 else "not started"),
             Cell(rollout.reason or "", "strong"),
             *self._asked(now),
-            *_driver(rollout, asked=bool(self.snapshot.requests)),
+            *_driver(rollout, self.console.record.now(), asked=bool(self.snapshot.requests)),
             Cell(f"by {rollout.actor}, {ago(now - rollout.created_at)} ago", "quiet"),
         ]
         self.query_one("#state", Line).tell(state)
@@ -208,9 +209,9 @@ def _words(state: str) -> str:
     return state.replace("_", " ").lower()
 
 
-def _driver(rollout: RolloutView, *, asked: bool) -> list[Cell]:
-    """Who drives it; when somebody should and nobody does, the command that takes it up."""
-    if rollout.controller:
+def _driver(rollout: RolloutView, now: float, *, asked: bool) -> list[Cell]:
+    """Who drives it; when somebody should and nobody does (or it died), the command that takes it up."""
+    if driver(rollout, now):
         return [Cell(f"driven by {rollout.controller}", "quiet")]
     needed = asked or rollout.state in _DRIVEN
     return [Cell(f"■ nobody drives it: corollout rollout go {rollout.id}", "blocked")] if needed else []

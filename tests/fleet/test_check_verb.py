@@ -159,7 +159,7 @@ def test_a_kernel_of_the_archive(objects, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("make", "code", "exit_code"),
     [
-        (lambda _: b"hello", "COR-BTF-010", 1),
+        (lambda _: b"hello", "COR-BTF-010", 2),
         (lambda data: data[: len(data) // 2], "COR-BTF-010", 1),
         (lambda _: None, "COR-CLI-020", 2),
     ],

@@ -23,6 +23,7 @@ from fleet.console.page import method
 from fleet.console.table import Table
 from fleet.record import Record, open_record
 from fleet.record.filler import fill
+from fleet.rollout.controller import new_id
 from inventory.connect.errors import Unreachable
 from inventory.host import Host
 
@@ -362,6 +363,19 @@ def test_a_request_that_nobody_will_take_says_how_to_go_on(lab: Record) -> None:
         await press(pilot, "r", "enter")
         await asked(pilot)
         assert "nobody drives it: corollout rollout go tcp-flow-1" in screen_text(app)
+
+    drive(lab, steps, size=(160, 30))
+
+
+def test_a_controller_that_died_does_not_drive(lab: Record) -> None:
+    rollout = make_running(lab)
+    lab.release_rollout(rollout, "ctl-1")
+    dead = "/".join((*new_id().split("/")[:3], str(2**22 + 1), "1", "abc"))
+    lab.claim_rollout(rollout, dead, alive=lambda _c, _s: False)
+
+    async def steps(app: ConsoleApp, pilot: Any) -> None:
+        await press(pilot, "5")
+        assert f"nobody drives it: corollout rollout go {rollout}" in screen_text(app)
 
     drive(lab, steps, size=(160, 30))
 
