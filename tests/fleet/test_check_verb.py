@@ -160,7 +160,7 @@ def test_a_kernel_of_the_archive(objects, tmp_path) -> None:
     ("make", "code", "exit_code"),
     [
         (lambda _: b"hello", "COR-BTF-010", 2),
-        (lambda data: data[: len(data) // 2], "COR-BTF-010", 1),
+        (lambda data: data[: len(data) // 2], "COR-BTF-010", 2),
         (lambda _: None, "COR-CLI-020", 2),
     ],
     ids=["no object", "cut off", "absent"],
