@@ -78,11 +78,11 @@ def _rows(name: str, answer: Any) -> list[dict[str, Any]]:
 @click.command()
 @click.argument("host")
 @click.argument("program")
-@click.option("--since", default=0, help="Only records after this sequence number.")
+@click.option("--since", type=int, help="The first records after this sequence number; default: the newest.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("-o", "--output", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
 @pass_settings
-def records(settings: Settings, host: str, program: str, since: int, limit: int, output: str) -> None:
+def records(settings: Settings, host: str, program: str, since: int | None, limit: int, output: str) -> None:
     """Show what PROGRAM on HOST has seen, newest last."""
     with settings.record() as record:
         definition, factory = record.host(host).host, executors(settings, record)

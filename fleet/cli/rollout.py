@@ -232,6 +232,8 @@ def _drive(settings: Settings, rollout_id: str, *, adopt: bool = False) -> int:
 
 
 def _tell(event: Any) -> None:
+    if event.before is not None and event.before == event.after:
+        return  # a touch of the row, not a change of state
     change = f"{event.before or '·'} → {event.after}" if event.after else ""
     parts = [time.strftime("%H:%M:%S", time.gmtime(event.at)), event.verb, event.host, change, event.detail]
     narrate("  ".join(str(p) for p in parts if p))

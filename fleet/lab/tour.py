@@ -122,8 +122,8 @@ def tour(lab: Lab) -> None:
         with servers(lab, web_hosts):
             _traffic(lab, web_hosts)
         time.sleep(2.5)  # the fallback polls; records are written at the end of a connection
-        corollout("records", "plain-1", "tcp-flow", "--limit", "6")
-        corollout("records", "seccomp-enosys", "tcp-flow", "--limit", "6")
+        corollout("records", "plain-1", "tcp-flow", "--limit", "8")
+        corollout("records", "seccomp-enosys", "tcp-flow", "--limit", "8")
         say("What runs, read back from the hosts' kernels: cost, losses, counters")
         corollout("status", accept=(0, EXIT_UNREACHABLE))
         say("Roll one back, widest wave first")

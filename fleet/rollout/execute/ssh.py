@@ -82,9 +82,10 @@ class AgentExecutor:
         """Undo everything of *program*."""
         return self._verb("remove", "--program", program, "--token", str(token))
 
-    def records(self, program: str, *, since: int = 0, limit: int = 100) -> list[Document]:
-        """Return what *program* has seen after record *since*, newest last; a line that is no record is left out."""
-        done = self._run("records", "--program", program, "--since", str(since), "--limit", str(limit))
+    def records(self, program: str, *, since: int | None = None, limit: int = 100) -> list[Document]:
+        """Return the newest records of *program*, or the first after *since*; a line that is none is left out."""
+        after = () if since is None else ("--since", str(since))
+        done = self._run("records", "--program", program, *after, "--limit", str(limit))
         if done.status != 0:
             self._answer("records", done)
         return [r for line in done.stdout.splitlines() if isinstance(r := _parsed(line), dict)]
