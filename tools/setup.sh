@@ -6,7 +6,7 @@ python=$1 venv=$2
 
 # command-to-look-for:package
 needs=(
-  clang:clang llvm-strip:llvm gcc:gcc bpftool:bpftool sshd:openssh-server ssh-keygen:openssh-client ip:iproute2
+  python3:python3 clang:clang llvm-strip:llvm gcc:gcc bpftool:bpftool sshd:openssh-server ssh-keygen:openssh-client ip:iproute2
   iptables:iptables ipset:ipset make:make xz:xz-utils git:git strace:strace ps:procps
 )
 # file-to-look-for:package
