@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +357,16 @@ def test_every_shape_is_decoded(objects: Callable[..., Path]) -> None:
     }
 
 
+@pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """Stay on one processor: perf buffers, what they hold and what they lost, are each processor's own."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("one_cpu")
 @pytest.mark.parametrize("transport", ["RING", "PERF"])
 def test_what_does_not_fit_is_counted(objects: Callable[..., Path], transport: str) -> None:
     """The runner is stopped while its buffer overflows. Nothing may vanish: records + lost = events."""
