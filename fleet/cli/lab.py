@@ -37,10 +37,15 @@ def up(settings: Settings, number: int, output: str, *, check: bool) -> None:
 
 @lab.command()
 @_number
+@click.option("--check", is_flag=True, help="Say what is there; stop nothing.")
 @pass_settings
-def down(settings: Settings, number: int) -> None:
+def down(settings: Settings, number: int, *, check: bool) -> None:
     """Stop the lab and remove everything it made; also after an interrupted run."""
-    Lab(_folder(settings, number), number).down()
+    room = Lab(_folder(settings, number), number)
+    if check:
+        narrate(f"lab {number}: " + (", ".join(room.standing()) or "nothing is there"))
+    else:
+        room.down()
 
 
 def _folder(settings: Settings, number: int) -> Path:

@@ -101,6 +101,6 @@ def records(settings: Settings, host: str, program: str, since: int | None, limi
 @pass_settings
 def console(settings: Settings, *, read_only: bool) -> None:
     """Fleet, matrix and rollouts, live. It only reads the record and writes requests."""
-    settings.record().close()  # a missing record is a plain error, not a console that flashes up
+    settings.require_home()  # a missing record is a plain error, not a console that flashes up
     # By name, so that the command line does not depend on the console's libraries.
     importlib.import_module("fleet.console.app").run_console(settings.database, read_only=read_only)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -64,10 +65,16 @@ def start(context: click.Context, settings: Settings, plan_id: str, *, yes: bool
 @rollout.command()
 @click.argument("rollout_id")
 @click.option("--adopt", is_flag=True, help="Go on from the record alone what another version of the engine began.")
+@_check
 @pass_settings
 @click.pass_context
-def go(context: click.Context, settings: Settings, rollout_id: str, *, adopt: bool) -> None:
+def go(context: click.Context, settings: Settings, rollout_id: str, *, adopt: bool, check: bool) -> None:
     """Drive a rollout on from where it is: after a crash, a reboot or Ctrl-C."""
+    if check:
+        with settings.record() as record:
+            steps = Counter(step.state for step in record.steps(rollout_id))
+            narrate(f"{rollout_id} is {record.rollout(rollout_id).state}: {_counts(steps)}")
+        return
     context.exit(_drive(settings, rollout_id, adopt=adopt))
 
 

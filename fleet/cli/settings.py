@@ -52,12 +52,16 @@ class Settings:
             user = str(os.getuid())
         return f"{user}@{socket.gethostname()}"
 
+    def require_home(self) -> None:
+        """Raise HomeMissing when there is no record."""
+        if not self.database.exists():
+            raise HomeMissing(f"no record at {self.database}")
+
     def record(self) -> Record:
         """Open the record."""
         from fleet.record import open_record
 
-        if not self.database.exists():
-            raise HomeMissing(f"no record at {self.database}")
+        self.require_home()
         return open_record(self.database)
 
     def archive(self) -> Archive:

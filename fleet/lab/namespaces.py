@@ -105,17 +105,19 @@ class Lab:
         """Stop and remove everything of this lab, also what an earlier run left; idempotent."""
         for pid_file in self.folder.glob("*.pid"):
             _kill(pid_file)
-        listing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
-        for line in listing.splitlines():
-            name = line.split()[0]
-            if name.startswith(f"{self.bridge}-"):
-                for pid in subprocess.run(
-                    ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
-                ).stdout.split():
-                    _signal(int(pid), signal.SIGKILL)
-                subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+        for name in self.standing():
+            pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout
+            for pid in pids.split():
+                _signal(int(pid), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
         subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def standing(self) -> list[str]:
+        """Return the network namespaces of this lab that are there."""
+        listing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+        names = [line.split()[0] for line in listing.splitlines()]
+        return [name for name in names if name.startswith(f"{self.bridge}-")]
 
     def command(self, host: LabHost, argv: Iterable[str]) -> list[str]:
         """Return *argv* wrapped to run in the host's network namespace (traffic of the tour and of tests)."""

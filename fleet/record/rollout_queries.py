@@ -66,7 +66,7 @@ class RolloutQueries(Access):
             StepRow.state == "failed", StepRow.document.is_not(None)
         )
         with self.reading() as session:
-            rows = [(build, kernel, _document(text) or {}) for build, kernel, text in session.execute(failed).tuples()]
+            rows = [(build, kernel, _document(text) or {}) for build, kernel, text in session.execute(failed)]
         return frozenset(
             (build, kernel)
             for build, kernel, said in rows
