@@ -21,6 +21,7 @@ SCHEMA = "corollout.facts/1"
 MAX_DOCUMENT = 4 * 1024 * 1024
 MAX_FACTS = 20_000
 _MAX_NAME = 160
+_DAY_MS = 86_400_000
 _MAX_TEXT = 2_000
 
 # Facts that change from one scan to the next without the host having changed; they do not count for the digest.
@@ -250,5 +251,5 @@ def parse_facts(data: bytes) -> Facts:
         by_name,
         collected_at=float(at) if isinstance(at, int | float) else 0.0,
         form="sh" if form == "sh" else "python",
-        took_ms=int(took) if isinstance(took, int | float) else 0,
+        took_ms=min(max(int(took), 0), _DAY_MS) if isinstance(took, int | float) else 0,
     )

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from btf.fault import Fault
@@ -42,6 +42,7 @@ def test_any_bytes_are_facts_or_one_fault(data: bytes) -> None:
 
 @given(st.dictionaries(NAMES, BODIES | JSON, max_size=6), JSON, JSON, JSON)
 @settings(max_examples=300)
+@example(facts={}, collector=None, at=None, took=float(2**64))
 def test_any_document_is_facts_or_one_fault(facts: Any, collector: Any, at: Any, took: Any) -> None:
     try:
         parsed = parse_facts(document(facts, collector=collector, collected_at=at, took_ms=took))
