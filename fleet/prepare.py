@@ -75,6 +75,7 @@ def prepare(
         id=f"{program.name[:20]}-{uuid.uuid4().hex[:8]}",
         facts=facts,
         btf=_btf_files(archive, artefacts, builds, choices),
+        away={v.name: f"{v.reach_code}: {v.reach_detail}" for v in record.hosts_named(names) if v.reach_code},
         scopes={n: {"kind": wishes.scope} for n in names} if wishes.scope else None,
     )
 

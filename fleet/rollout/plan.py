@@ -154,12 +154,14 @@ def make_plan(
     facts: Mapping[str, Facts] | None = None,
     btf: Mapping[str, str] | None = None,
     scopes: Mapping[str, Mapping[str, Any]] | None = None,
+    away: Mapping[str, str] | None = None,
     generation: int = 1,
 ) -> Plan:
     """Plan *program* for *hosts*; whoever has no choice or cannot run it is skipped with a code.
 
     *builds* by variant; *config* and *scopes* by host; *facts* by host give the kernel release and catch choices older
-    than the last scan; *btf* by kernel id is the digest of the BTF file sent along for ``core-btf``.
+    than the last scan; *btf* by kernel id is the digest of the BTF file sent along for ``core-btf``; *away* says, by
+    host, why the last scan got no answer: such a host is left out.
     """
     by_host = {c.host: c for c in choices if c.program == program.name}
     ready: list[tuple[PlannedHost, bool]] = []
@@ -168,7 +170,8 @@ def make_plan(
     for host in sorted(hosts, key=lambda h: h.name):
         choice = by_host.get(host.name)
         seen = (facts or {}).get(host.name)
-        reason = _unfit(choice, seen, settings, builds, btf or {})
+        gone = (away or {}).get(host.name)
+        reason = ("no-answer", gone) if gone else _unfit(choice, seen, settings, builds, btf or {})
         if reason or choice is None or choice.variant is None:
             skipped.append(Skipped(host.name, *(reason or ("no-decision", "nothing was decided for this host"))))
             continue

@@ -142,13 +142,16 @@ def test_who_cannot_run_it_is_skipped_with_a_code() -> None:
             choice("d", "core", Verdict.UNKNOWN),
             choice("e", "core-btf"),
             choice("f", "fallback", Verdict.DEGRADED),
+            choice("h"),
         ],
         hosts=[Host("g")],
+        away={"h": "COR-SSH-001: no route"},
         facts={"f": facts({"kernel.boot_id": {"answer": "yes", "value": "rebooted"}})},
     )
     assert [h.host for h in made.hosts] == ["a"]
     assert {s.host: s.code for s in made.skipped} == {
         "b": "blocked", "c": "refused", "d": "unknown", "e": "btf-missing", "f": "decision-stale", "g": "no-decision",
+        "h": "no-answer",
     }  # fmt: skip
     assert set(made.own) == {"a"}
 
