@@ -179,7 +179,7 @@ def gate_lines(wave: WaveView | None) -> list[list[Cell]]:
 def cost_lines(snapshot: Snapshot, wave: WaveView | None) -> list[list[Cell]]:
     """Return the worst newest sample of a wave against its budget, one line per limit."""
     samples = [s for s in snapshot.newest.values() if wave is None or s.wave == wave.number]
-    measured = [s for s in samples if s.outcome in ("ok", "idle")]
+    measured = [s for s in samples if s.outcome == "ok"]
     if not measured:
         return [[Cell("cost: not measured yet", "quiet")]]
     budget = snapshot.plan.budget or Budget()

@@ -75,6 +75,10 @@ class Lab:
         """The host's network namespace."""
         return f"{self.bridge}-{host.name}"
 
+    def outside(self, host: LabHost) -> str:
+        """The bridge's end of the host's cable."""
+        return f"cl{self.number}v{self.hosts.index(host)}"
+
     def up(self, progress: Callable[[str], None] = lambda _line: None) -> Path:
         """Start every host and return the inventory file that describes them."""
         if os.geteuid() != 0:
@@ -83,6 +87,13 @@ class Lab:
             if not _which(command):
                 raise LabImpossible(f"{command} is not installed")
         self.down()
+        try:
+            return self._up(progress)
+        except BaseException:
+            self.down()  # half a lab is none
+            raise
+
+    def _up(self, progress: Callable[[str], None]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         key = self.folder / "client_key"
         _keygen(key)
@@ -105,6 +116,9 @@ class Lab:
         """Stop and remove everything of this lab, also what an earlier run left; idempotent."""
         for pid_file in self.folder.glob("*.pid"):
             _kill(pid_file)
+        # The outer ends first: those of a namespace that goes away linger a while, and would be in the next lab's way.
+        for host in self.hosts:
+            subprocess.run(["ip", "link", "delete", self.outside(host)], check=False, capture_output=True)
         for name in self.standing():
             pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout
             for pid in pids.split():
@@ -125,9 +139,9 @@ class Lab:
 
     def _start(self, host: LabHost, key: Path) -> str:
         """Start one host and return its known_hosts line."""
-        namespace, index = self.namespace(host), self.hosts.index(host)
+        namespace = self.namespace(host)
         _ip("netns", "add", namespace)
-        outside = f"cl{self.number}v{index}"
+        outside = self.outside(host)
         _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _ip("link", "set", outside, "master", self.bridge, "up")
         for arguments in (

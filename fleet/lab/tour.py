@@ -137,7 +137,7 @@ def tour(lab: Lab) -> None:
 
 
 def _roll_out(program: str, *options: str) -> None:
-    quick = ("--waves", "50,100", "--canary-bake", "8", "--bake", "4")
+    quick = ("--waves", "100", "--canary-bake", "8", "--bake", "4")
     corollout("plan", program, *options, *quick)
     plans = json.loads(corollout("rollout", "plans", "-o", "json", show=False))["plans"]
     corollout("rollout", "start", plans[0]["id"], "--yes")

@@ -16,7 +16,7 @@ from fleet.record.views import SampleView, StepView
 from fleet.rollout.gate import judge_wave
 from fleet.rollout.states import LIVE_STEPS
 from fleet.rollout.steps import Work
-from fleet.rollout.watch import missing_sample, observe, sample_of
+from fleet.rollout.watch import measured_at, missing_sample, observe, sample_of
 from inventory.connect.errors import Refused, Unreachable
 from probes.manifest import Budget
 
@@ -95,10 +95,13 @@ def _sample(work: Work, step: StepView) -> SampleView:
     except Fault as fault:
         return nothing("error", fault)
     boot_id = (step.document or {}).get("boot_id")  # under which it was attached
-    return sample_of(
+    sample = sample_of(
         status, host=step.host, program=program, rollout_id=work.rollout_id, wave=wave, at=at, token=step.token,
-        boot_id=boot_id if isinstance(boot_id, str) else None,
+        boot_id=boot_id if isinstance(boot_id, str) else None, last=work.measured.get(step.host),
     )  # fmt: skip
+    if (ended := measured_at(status, program)) is not None:
+        work.measured[step.host] = ended
+    return sample
 
 
 def _renew(work: Work, step: StepView, executor: Any, status: Any) -> None:

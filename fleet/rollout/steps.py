@@ -69,6 +69,7 @@ class Work:
     stop: threading.Event
     hold: bool = False
     specs: Mapping[str, Spec] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)  # host → end of the window that was sampled last
 
     def host(self, name: str) -> Host:
         """Return how to reach a planned host, or raise HostGone."""

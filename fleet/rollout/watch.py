@@ -92,9 +92,13 @@ def kernel_of(status: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 def sample_of(
     status: Mapping[str, Any], *, host: str, program: str, rollout_id: str, wave: int, at: float,
-    token: int | None, boot_id: str | None,
+    token: int | None, boot_id: str | None, last: float | None = None,
 ) -> SampleView:  # fmt: skip
-    """Turn a status into a sample. ``tripped`` says that the host stopped the program; a reboot is never a pass."""
+    """Turn a status into a sample. ``tripped`` says that the host stopped the program; a reboot is never a pass.
+
+    A host measures at its own pace: a window that ended at *last* (the host's clock) was taken before, and is not
+    counted again, so that one bad second is one sample however often it is looked at.
+    """
     seen = observe(status, program)
     base = SampleView(host, program, rollout_id, wave, at)
     kept = {k: seen.entry[k] for k in ("state", "reason", "sample", "watchdog", "applied") if k in seen.entry}
@@ -104,8 +108,8 @@ def sample_of(
     elif seen.state == "absent" or (token is not None and seen.token != token) or seen.ended or not seen.alive:
         outcome = "absent"
     cost = _mapping(seen.entry.get("sample"))
-    if outcome == "ok" and not cost:
-        outcome = "idle"  # runs, but its first window is not over yet
+    if outcome == "ok" and (not cost or (last is not None and measured_at(status, program) == last)):
+        outcome, cost = "idle", {}  # runs, and no new window is over yet
     return SampleView(
         base.host, base.program, base.rollout_id, base.wave, base.at,
         outcome=outcome,
@@ -119,6 +123,11 @@ def sample_of(
         tripped=seen.state == "tripped",
         document=kept,
     )  # fmt: skip
+
+
+def measured_at(status: Mapping[str, Any], program: str) -> float | None:
+    """Return when the last window of *program* ended, by the host's clock; None before the first."""
+    return _number(_mapping(observe(status, program).entry.get("sample")).get("at"))
 
 
 def missing_sample(

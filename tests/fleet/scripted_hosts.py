@@ -176,6 +176,7 @@ class ScriptedExecutor:
     def status(self, program: str | None = None) -> Any:
         self._begin("status")
         state = self.fleet.seen(self.name)
+        window = {"at": float(len(self.fleet.calls(self.name, "status")))}  # every look finds a new one
         kernel = {**KERNEL, **self.script.get("kernel", {})}
         document: dict[str, Any] = {"schema": "corollout.status/1", "boot_id": self.script.get("boot_id", "boot-1"),
                                     "kernel": kernel, "now": 1.0, "programs": []}  # fmt: skip
@@ -187,7 +188,7 @@ class ScriptedExecutor:
                 "state": "tripped" if tripped else state["state"],
                 "reason": "COR-AGT-020: cpu_percent 9 over 1" if tripped else None,
                 "observed": {"alive": state["state"] == "running" and not tripped},
-                "sample": {**SAMPLE, **self.script.get("sample", {})} if state["state"] == "running" else None,
+                "sample": {**SAMPLE, **window, **self.script.get("sample", {})} if state["state"] == "running" else None,
             })  # fmt: skip
         return document
 

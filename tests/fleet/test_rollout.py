@@ -164,6 +164,15 @@ def test_a_host_that_left_the_inventory_fails_alone(start) -> None:
     assert rollout.states()["b"] == "failed"
 
 
+def test_one_window_is_one_sample_however_often_it_is_looked_at(start) -> None:
+    spike = {"at": 7.0, "cpu_percent": 9.0}
+    rollout = start(["a"], script={"a": {"sample": spike}}, samples=3, breaches=2)
+    assert rollout.go() == "PAUSED"
+    assert rollout.view.reason.startswith("gate-inconclusive: wave 0: samples: fewer than")
+    outcomes = [s.outcome for s in rollout.record.samples(rollout.id, wave=0)]
+    assert (outcomes.count("ok"), set(outcomes)) == (1, {"ok", "idle"})
+
+
 def test_silence_is_neither_success_nor_failure(start) -> None:
     rollout = start(script={"b": {"silent": ["connect"]}})
     assert rollout.go() == "PAUSED"
