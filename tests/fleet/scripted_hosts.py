@@ -188,7 +188,8 @@ class ScriptedExecutor:
                 "state": "tripped" if tripped else state["state"],
                 "reason": "COR-AGT-020: cpu_percent 9 over 1" if tripped else None,
                 "observed": {"alive": state["state"] == "running" and not tripped},
-                "sample": {**SAMPLE, **window, **self.script.get("sample", {})} if state["state"] == "running" else None,
+                "sample": {**SAMPLE, **window, **self.script.get("sample", {})}
+                if state["state"] == "running" else None,
             })  # fmt: skip
         return document
 

@@ -166,10 +166,10 @@ def test_a_host_that_left_the_inventory_fails_alone(start) -> None:
 
 def test_one_window_is_one_sample_however_often_it_is_looked_at(start) -> None:
     spike = {"at": 7.0, "cpu_percent": 9.0}
-    rollout = start(["a"], script={"a": {"sample": spike}}, samples=3, breaches=2)
+    rollout = start(["a"], script={"a": {"sample": spike}}, samples=3, breaches=2, deadline_s=5.0)
     assert rollout.go() == "PAUSED"
     assert rollout.view.reason.startswith("gate-inconclusive: wave 0: samples: fewer than")
-    outcomes = [s.outcome for s in rollout.record.samples(rollout.id, wave=0)]
+    outcomes = [s.outcome for s in rollout.record.samples(rollout.id, wave=0, limit=1000)]
     assert (outcomes.count("ok"), set(outcomes)) == (1, {"ok", "idle"})
 
 
