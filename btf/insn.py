@@ -37,11 +37,6 @@ class Insn(NamedTuple):
     imm: int
 
     @property
-    def operation_class(self) -> int:
-        """LD to ALU64."""
-        return self.code & CLASS_MASK
-
-    @property
     def is_call(self) -> bool:
         """Whether this calls a helper, by ``imm``."""
         return self.code == CALL and self.src == 0

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from btf.archive import Archive
 from btf.elf_object import read_object
@@ -117,11 +118,7 @@ def materials(program: Program) -> dict[str, Material]:
         parsed = read_object(build.files["object"].read_bytes())
         requirements = infer(parsed)
         compare_declared(program.name, program.manifest.requires, requirements)
-
-        def against(btf: Btf, parsed=parsed):  # type: ignore[no-untyped-def]  # bound per loop turn
-            return relocate(parsed, btf)
-
-        found[variant] = Material(build=build.digest, requirements=requirements, relocate=against)
+        found[variant] = Material(build=build.digest, requirements=requirements, relocate=partial(relocate, parsed))
     return found
 
 
@@ -154,8 +151,3 @@ def _windows(record: Record) -> Iterator[list[tuple[str, Facts]]]:
             if facts is not None:
                 window.append((name, facts))
         yield window
-
-
-def builds_of(catalogue: Mapping[str, Program], choices: Iterable[Choice]) -> dict[tuple[str, str], str]:
-    """Return build digests by (program, variant) for what was chosen."""
-    return {(c.program, c.variant): catalogue[c.program].build(c.variant).digest for c in choices if c.variant}

@@ -12,9 +12,11 @@ import click
 
 from btf.fault import EXIT_UNREACHABLE, Fault
 from fleet.cli.hosts import selected
-from fleet.cli.output import emit, output_option, table
+from fleet.cli.output import emit, narrate, output_option, table
 from fleet.cli.rollout import executors
 from fleet.cli.settings import Settings, pass_settings
+from probes.catalogue import find_program
+from probes.records import RecordMalformed, parse_record
 
 
 @click.command()
@@ -84,10 +86,19 @@ def _rows(name: str, answer: Any) -> list[dict[str, Any]]:
 @pass_settings
 def records(settings: Settings, host: str, program: str, since: int | None, limit: int, output: str) -> None:
     """Show what PROGRAM on HOST has seen, newest last."""
+    shape = find_program(program, settings.catalogue()).manifest.record
     with settings.record() as record:
         definition, factory = record.host(host).host, executors(settings, record)
     with factory(definition) as executor:
-        seen = executor.records(program, since=since, limit=limit)
+        lines = executor.records(program, since=since, limit=limit)
+    seen, refused = [], []
+    for line in lines:
+        try:
+            seen.append(parse_record(line, program, shape))
+        except RecordMalformed as fault:
+            refused.append(fault)
+    if refused:
+        narrate(f"{len(refused)} lines are no records and are left out; the first: {refused[0]}", quiet=settings.quiet)
     if output == "jsonl":
         sys.stdout.writelines(json.dumps(r) + "\n" for r in seen)
         return

@@ -124,13 +124,6 @@ class RolloutQueries(Access):
         statement = select(AuditRow).where(AuditRow.id > after_id).order_by(AuditRow.id).limit(limit)
         return self._events(statement, rollout_id, host)
 
-    def last_events(
-        self, limit: int = 200, *, rollout_id: str | None = None, host: str | None = None
-    ) -> list[EventView]:
-        """Return the newest *limit* audit rows, oldest of them first."""
-        statement = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
-        return self._events(statement, rollout_id, host)[::-1]
-
     def last_event_id(self) -> int:
         """Return the id of the newest audit row, 0 when there is none."""
         with self.reading() as session:

@@ -240,7 +240,3 @@ class RolloutStore(HostStore):
         if rows:
             with self.writing() as session:
                 session.execute(insert(SampleRow), rows)
-
-    def record_sample(self, sample: SampleView) -> None:
-        """Keep one measurement."""
-        self.record_samples([sample])

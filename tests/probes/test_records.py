@@ -18,6 +18,10 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 
 
+def test_a_manifest_that_lists_no_fields_takes_any() -> None:
+    assert parse_record(line(anything=7), "tcp-flow", Shape(struct="mine"))["anything"] == 7
+
+
 def line(**changes: Any) -> bytes:
     body = {**GOOD, **changes}
     return json.dumps({k: v for k, v in body.items() if v is not ...}).encode()

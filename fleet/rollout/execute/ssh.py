@@ -82,13 +82,13 @@ class AgentExecutor:
         """Undo everything of *program*."""
         return self._verb("remove", "--program", program, "--token", str(token))
 
-    def records(self, program: str, *, since: int | None = None, limit: int = 100) -> list[Document]:
-        """Return the newest records of *program*, or the first after *since*; a line that is none is left out."""
+    def records(self, program: str, *, since: int | None = None, limit: int = 100) -> list[bytes]:
+        """Return the newest records of *program*, or the first after *since*, as lines that nobody has checked yet."""
         after = () if since is None else ("--since", str(since))
         done = self._run("records", "--program", program, *after, "--limit", str(limit))
         if done.status != 0:
             self._answer("records", done)
-        return [r for line in done.stdout.splitlines() if isinstance(r := _parsed(line), dict)]
+        return done.stdout.splitlines()
 
     def _verb(self, verb: str, *arguments: str, stdin: bytes = b"", timeout: float | None = None) -> Document:
         return self._answer(verb, self._run(verb, *arguments, stdin=stdin, timeout=timeout))
