@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from btf.elf_object import read_object
 from fleet.policy import judge
 from probes.catalogue import load_program
+from probes.manifest import parse_manifest
 from probes.programs.net_policy import adapter, fallback
+from probes.records import parse_record
 from tools.bcc_twin import twin
 
 FOLDER = Path(adapter.__file__).parent
@@ -154,6 +157,16 @@ def test_samples_of_the_fallback_are_shaped_as_those_of_bpf() -> None:
     }  # fmt: skip
     for prefix, data in ((b"other:0:7:1", packet), (b"corollout:0:7:1", packet[:19]), (b"corollout:0:7:1", b"")):
         assert fallback._sample(prefix, data) is None
+
+
+@pytest.mark.parametrize(("protocol", "missing"), [(6, []), (1, ["dport", "sport"])])
+def test_a_sample_keeps_what_the_manifest_promises(protocol: int, missing: list[str]) -> None:
+    packet = bytes([0x45, *bytes(8), protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]) + struct.pack(">HH", 999, 80)
+    record = adapter.normalise(fallback._sample(b"corollout:0:7:1\0", packet), {"offset_ns": 5, "host": "h"})
+    assert record["fidelity"]["missing"] == missing
+    line = json.dumps({**record, "v": 1, "program": "net-policy", "host": "h", "seq": 1}).encode()
+    shape = parse_manifest((FOLDER / "program.toml").read_bytes()).record
+    assert parse_record(line, "net-policy", shape)["proto"] == ("tcp" if protocol == 6 else "icmp")
 
 
 def test_the_bcc_build_is_made_from_the_core_build() -> None:

@@ -228,11 +228,10 @@ def normalise(raw: Mapping[str, Any], clock: Mapping[str, Any]) -> Dict[str, Any
         "proto": names.get(raw["proto"], str(raw["proto"])),
         "rule_id": "default" if raw["rule"] >= NO_RULE else raw["rule"],
         "action": "audit" if raw["audit"] else "deny",
-        "fidelity": {"clock": "packet", "missing": []},
     }
-    if record["proto"] in PORTED:
-        record.update(sport=raw["sport"], dport=raw["dport"])
-    return record
+    ports = {"sport": raw["sport"], "dport": raw["dport"]} if record["proto"] in PORTED else {}
+    missing = sorted({"sport", "dport"} - set(ports))  # a protocol without ports, or a fragment that lost them
+    return dict(record, fidelity={"clock": "packet", "missing": missing}, **ports)
 
 
 # BCC attaches no tc programs by itself. Its place is beside the runner's, so that either can take over from the other.
