@@ -70,7 +70,9 @@ def _field(path: Path) -> _Field:
     signed = type_.signed if isinstance(type_, Int | Enum) else False
     if member.bit_size == 0:
         size = _sized(btf, type_.id)
-        return _Field(path.bit_offset // 8, size, path.bit_offset, size * 8, False, type_.id, signed)  # noqa: FBT003
+        return _Field(
+            path.bit_offset // 8, size, path.bit_offset, size * 8, bitfield=False, type=type_.id, signed=signed
+        )
     size = _sized(btf, type_.id)
     start = path.bit_offset // 8 // size * size if size else 0
     while path.bit_offset + member.bit_size - start * 8 > size * 8:
@@ -78,7 +80,7 @@ def _field(path: Path) -> _Field:
             raise Unrelocatable("E2BIG", f"bitfield {path.text()} does not fit a 64-bit load")
         size *= 2
         start = path.bit_offset // 8 // size * size
-    return _Field(start, size, path.bit_offset, member.bit_size, True, type_.id, signed)  # noqa: FBT003
+    return _Field(start, size, path.bit_offset, member.bit_size, bitfield=True, type=type_.id, signed=signed)
 
 
 def _sized(btf: Btf, id_: int) -> int:

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import btf
 import fleet
@@ -13,6 +14,8 @@ import inventory
 import probes
 from btf.fault import Fault
 from probes.agent.faults import Refusal
+
+Error = TypeVar("Error", bound=Exception)
 
 _ROOMS = (btf, inventory, probes, fleet)
 # Modules that are programs, not rooms: importing them starts or needs something.
@@ -30,7 +33,7 @@ class Meaning:
     where: str
 
 
-def _descendants(kind: type[Exception]) -> Iterator[type[Exception]]:
+def _descendants(kind: type[Error]) -> Iterator[type[Error]]:
     for child in kind.__subclasses__():
         yield child
         yield from _descendants(child)
@@ -43,8 +46,9 @@ def all_codes() -> dict[str, Meaning]:
             if not module.name.startswith(_NOT_IMPORTED) and not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
     found: dict[str, Meaning] = {}
-    for kind in (Fault, *_descendants(Fault), Refusal, *_descendants(Refusal)):
+    kinds: list[type[Fault] | type[Refusal]] = [Fault, *_descendants(Fault), Refusal, *_descendants(Refusal)]
+    for kind in kinds:
         first_line = (kind.__doc__ or "").strip().split("\n\n", maxsplit=1)[0]
-        row = Meaning(kind.code, " ".join(first_line.split()), kind.remedy, kind.exit, kind.__module__)  # type: ignore[attr-defined]
+        row = Meaning(kind.code, " ".join(first_line.split()), kind.remedy, kind.exit, kind.__module__)
         found.setdefault(row.code, row)
     return dict(sorted(found.items()))

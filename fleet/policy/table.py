@@ -115,7 +115,7 @@ def _less(block: Block) -> list[Network]:
         for network in left:
             if network.subnet_of(hole):  # type: ignore[arg-type]  # one block has one version
                 continue
-            kept += network.address_exclude(hole) if hole.subnet_of(network) else [network]  # type: ignore[arg-type]
+            kept += network.address_exclude(hole) if hole.subnet_of(network) else [network]  # type: ignore[arg-type]  # likewise
         left = kept
     return left
 

@@ -184,7 +184,7 @@ def run_rollout(
 
 def _run(
     home: Path, rollout_id: str, connect: ExecutorFactory, on_event: Callable[[EventView], None], clock: Clock,
-    hold: bool, adopt: bool, stop: threading.Event | None,  # noqa: FBT001
+    hold: bool, adopt: bool, stop: threading.Event | None,  # noqa: FBT001 - private, with one caller above
 ) -> str:  # fmt: skip
     with open_record(home / "fleet.db", now=clock.now) as record:
         plan = load_plan(record.plan(record.rollout(rollout_id).plan_id).document)

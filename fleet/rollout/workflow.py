@@ -50,7 +50,7 @@ def drive(journal: Journal, work: Work) -> Document:
     while phase := at["phase"]:
         number = at["wave"]
         outcome = journal.perform(phase, lambda: perform(work, phase, number))  # noqa: B023 - called before it changes
-        at = journal.commit("advance", lambda record: advance(record, work, number, phase, outcome))  # noqa: B023
+        at = journal.commit("advance", lambda record: advance(record, work, number, phase, outcome))  # noqa: B023  as above
     return at
 
 
