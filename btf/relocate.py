@@ -9,7 +9,7 @@ relocations of the same type, as in libbpf, which keeps one list per type for th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from btf.access import Path, local_enumerator, local_field, match_enumerator, match_field
 from btf.compatible import Unrelocatable, kinds_compatible, types_compatible, types_match
@@ -45,6 +45,8 @@ class RelocationOutcome:
     guarded: bool = False
     detail: str = ""
     errno: str | None = None
+    ours: Path | None = field(default=None, repr=False, compare=False)  # what is named, in the object's types
+    theirs: Path | None = field(default=None, repr=False, compare=False)  # what it was resolved by, in the kernel's
 
     @property
     def fatal(self) -> bool:
@@ -86,9 +88,10 @@ def _one(obj: BpfObject, row: CoreRelocation, search: _Candidates) -> tuple[Relo
     name = function.name if function else ""
     local_text = ""
     kind_text = str(row.kind)
+    local: Path | None = None
 
     def outcome(word: str, **more: object) -> RelocationOutcome:
-        return RelocationOutcome(name, row.section, row.insn, kind_text, local_text, word, **more)  # type: ignore[arg-type]  # keywords of the dataclass, passed through
+        return RelocationOutcome(name, row.section, row.insn, kind_text, local_text, word, ours=local, **more)  # type: ignore[arg-type]  # keywords of the dataclass, passed through
 
     try:
         if function is None or row.insn % SIZE:
@@ -118,8 +121,8 @@ def _one(obj: BpfObject, row: CoreRelocation, search: _Candidates) -> tuple[Relo
         return outcome("failed", detail=error.detail, errno=error.errno), ()
     if slots[0] is POISON:
         detail = f"{old.size} bytes in the object, {new.size} in the kernel"
-        return outcome("poisoned", detail=detail), slots
-    return outcome("value", value=new.number, found=found is not None), slots
+        return outcome("poisoned", detail=detail, theirs=found and found[0]), slots
+    return outcome("value", value=new.number, found=found is not None, theirs=found and found[0]), slots
 
 
 def _agreed(kind: RelocationKind, paths: list[Path]) -> tuple[Path, Value] | None:
