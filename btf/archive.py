@@ -22,10 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from elftools.common.exceptions import ELFError
-from elftools.construct import ConstructError
-
-from btf.elf_object import open_elf
+from btf.elf import Elf, ElfMalformed
 from btf.fault import EXIT_USAGE, Fault
 from btf.parse import MAX_BTF, BtfMalformed, parse_btf
 from btf.types import Btf
@@ -188,13 +185,13 @@ def _from_tar(path: Path, data: bytes, limit: int) -> bytes:
 
 def _from_elf(path: Path, data: bytes) -> bytes:
     try:
-        section = open_elf(data).get_section_by_name(".BTF")
-        start, size = (section["sh_offset"], section["sh_size"]) if section else (0, 0)
-    except (ELFError, ConstructError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise BtfUnreadable(f"{path}: a broken ELF file: {error}") from None
-    if not size or start + size > len(data):
-        raise BtfUnreadable(f"{path}: no whole .BTF section; the kernel's debug build has one")
-    return data[start : start + size]
+        elf = Elf(data)
+    except ElfMalformed as error:
+        raise BtfUnreadable(f"{path}: a broken ELF file: {error.message}") from None
+    found = elf.bytes_of(elf.named(".BTF"))
+    if not found:
+        raise BtfUnreadable(f"{path}: no .BTF section; the kernel's debug build has one")
+    return found
 
 
 def release_of_file(path: Path) -> str | None:

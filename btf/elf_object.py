@@ -6,17 +6,23 @@ The bytes may come from anybody: every trouble is ObjectMalformed, and nothing i
 from __future__ import annotations
 
 import hashlib
-import io
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from elftools.common.exceptions import ELFError
-from elftools.construct import ConstructError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import Section, Symbol, SymbolTableSection
-
+from btf.elf import (
+    EM_BPF,
+    SHF_EXECINSTR,
+    SHN_LORESERVE,
+    SHN_UNDEF,
+    SHT_PROGBITS,
+    SHT_REL,
+    SHT_RELA,
+    STB_WEAK,
+    STT_FUNC,
+    Elf,
+    ElfMalformed,
+    Symbol,
+)
 from btf.extension import Extension, parse_extension
 from btf.fault import EXIT_USAGE, Fault
 from btf.insn import CALL, LD_IMM64, PSEUDO_CALL, SIZE, decode_insns, heads
@@ -30,8 +36,7 @@ from btf.types import Btf
 __all__ = ["BpfFunction", "BpfMap", "BpfObject", "BpfProgram", "Extern", "ObjectMalformed", "read_object"]
 
 MAX_OBJECT = 16 * 1024 * 1024
-_SHF_EXECINSTR = 4
-_SHN_LORESERVE = 0xFF00
+_MAX_INSTRUCTIONS = 1 << 23  # of all programs with what they call; a kernel takes 1 << 20 of one program
 _DATA = (".data", ".rodata", ".bss")
 
 
@@ -48,62 +53,30 @@ def read_object(data: bytes) -> BpfObject:
     if len(data) > MAX_OBJECT:
         raise ObjectMalformed(f"{len(data)} bytes are more than an object may have")
     try:
-        elf = open_elf(data)
-        if elf["e_machine"] != "EM_BPF":
-            raise ObjectMalformed(f"an ELF file for {elf['e_machine']}, not for BPF")
+        elf = Elf(data)
+        if elf.machine != EM_BPF:
+            raise ObjectMalformed(f"an ELF file for machine {elf.machine}, not for BPF ({EM_BPF}), says byte 18")
         return _Reader(elf, data).read()
-    except BtfMalformed as error:
+    except (BtfMalformed, ElfMalformed) as error:
         raise ObjectMalformed(error.message) from None
-    except (
-        ELFError,
-        ConstructError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ArithmeticError,
-        AssertionError,
-        struct.error,
-    ) as error:  # fmt: skip - what pyelftools raises on hostile input
-        what = "not an ELF file" if data[:4] != b"\x7fELF" else "a broken ELF file"
-        raise ObjectMalformed(f"{what}: {error}" if str(error) else what) from None
-
-
-def open_elf(data: bytes) -> ELFFile:
-    """Return the ELF file in *data* once its table of sections is seen to lie inside; raise what pyelftools raises."""
-    elf = ELFFile(io.BytesIO(data))
-    entry = 64 if elf.elfclass == 64 else 40
-    # A length of 0 would name the same section for ever, and the count may claim anything.
-    if elf["e_shentsize"] != entry or elf["e_shoff"] + elf.num_sections() * entry > len(data):
-        raise ELFError(f"cut off: the table of sections does not lie inside the file's {len(data)} bytes")
-    return elf
 
 
 class _Reader:
     """Walks one ELF file; exists while it is read."""
 
-    def __init__(self, elf: ELFFile, data: bytes) -> None:
-        self._data = data
-        self._order = "<" if elf.little_endian else ">"
-        self._sections: list[Section] = list(elf.iter_sections())
-        self._names = [s.name for s in self._sections]
-        table = next((s for s in self._sections if isinstance(s, SymbolTableSection)), None)
-        self._symbols = list(table.iter_symbols()) if table else []
-        self._symbols_of: dict[object, list[Symbol]] = {}
+    def __init__(self, elf: Elf, data: bytes) -> None:
+        self._elf, self._data = elf, data
+        self._sections = elf.sections
+        self._symbols = elf.symbols()
+        self._symbols_of: dict[int, list[Symbol]] = {}
+        self._name_at: dict[tuple[int, int], str] = {}
         for symbol in self._symbols:
-            self._symbols_of.setdefault(symbol["st_shndx"], []).append(symbol)
-
-    def _bytes(self, section: Section) -> bytes:
-        # Not section.data(): that unpacks compressed sections, to whatever size they ask.
-        start, size = section["sh_offset"], section["sh_size"]
-        if section["sh_type"] == "SHT_NOBITS":
-            return b""
-        if start + size > len(self._data):
-            raise ObjectMalformed(f"cut off: section {section.name} ends at {start + size}, file at {len(self._data)}")
-        return self._data[start : start + size]
+            self._symbols_of.setdefault(symbol.section, []).append(symbol)
+            if symbol.name:
+                self._name_at.setdefault((symbol.section, symbol.value), symbol.name)
 
     def _named(self, name: str) -> bytes:
-        return self._bytes(self._sections[self._names.index(name)]) if name in self._names else b""
+        return self._elf.bytes_of(self._elf.named(name))
 
     def read(self) -> BpfObject:
         raw_btf, raw_extension = self._named(".BTF"), self._named(".BTF.ext")
@@ -111,21 +84,20 @@ class _Reader:
         extension = parse_extension(raw_extension, btf) if raw_extension and btf else Extension()
         functions = sorted(self._functions(), key=lambda f: (f.section, f.start))
         by_start = {(f.section, f.start): f for f in functions}
+        calls = _Calls(by_start)
         return BpfObject(
             sha256=hashlib.sha256(self._data).hexdigest(),
-            big_endian=self._order == ">",
+            big_endian=self._elf.big_endian,
             license=self._named("license").split(b"\0")[0].decode("utf-8", "replace"),
             functions=tuple(functions),
             programs=tuple(
-                BpfProgram(f, section_meaning(f.section), _reached(f, by_start))
-                for f in functions
-                if f.section != ".text"
+                BpfProgram(f, section_meaning(f.section), calls.reached(f)) for f in functions if f.section != ".text"
             ),
             maps=tuple((btf_maps(btf) if btf else []) + self._legacy_maps()),
             data_sections=tuple(
                 s.name
                 for s in self._sections
-                if s["sh_size"] and any(s.name == d or s.name.startswith(f"{d}.") for d in _DATA)
+                if s.size and any(s.name == d or s.name.startswith(f"{d}.") for d in _DATA)
             ),
             externs=tuple(self._externs(btf)) if btf else (),
             btf=btf,
@@ -137,30 +109,42 @@ class _Reader:
 
     def _functions(self) -> Iterator[BpfFunction]:
         targets = self._targets()
-        for number, section in enumerate(self._sections):
-            if section["sh_type"] != "SHT_PROGBITS" or not section["sh_flags"] & _SHF_EXECINSTR:
-                continue
-            code = self._bytes(section)
-            for symbol in self._symbols_of.get(number, ()):
-                if symbol["st_info"]["type"] != "STT_FUNC":
-                    continue
-                start, size = symbol["st_value"], symbol["st_size"]
-                if start % SIZE or size % SIZE or not size or start + size > len(code):
-                    raise ObjectMalformed(f"function {symbol.name} does not lie in its section {section.name}")
-                insns = decode_insns(code[start : start + size], big_endian=self._order == ">")
-                yield self._named_by(BpfFunction(symbol.name, section.name, start, insns), targets.get(number, {}))
-
-    def _targets(self) -> dict[int, dict[int, int]]:
-        """Return, by section number, instruction byte offset → symbol number."""
-        found: dict[int, dict[int, int]] = {}
+        left = len(self._data)
         for section in self._sections:
-            if isinstance(section, RelocationSection):
-                rows = found.setdefault(section["sh_info"], {})
-                for row in section.iter_relocations():
-                    rows[row["r_offset"]] = row["r_info_sym"]
+            if section.type != SHT_PROGBITS or not section.flags & SHF_EXECINSTR:
+                continue
+            code = self._elf.bytes_of(section)
+            for symbol in self._symbols_of.get(section.number, ()):
+                if symbol.type != STT_FUNC:
+                    continue
+                start, size = symbol.value, symbol.size
+                if start % SIZE or size % SIZE or not size or start + size > len(code):
+                    where = f"its section {section.name} at byte {section.offset}"
+                    raise ObjectMalformed(f"function {symbol.name} does not lie in {where}")
+                left -= size
+                if left < 0:
+                    raise ObjectMalformed(f"the functions of section {section.name} overlap at byte {start}")
+                insns = decode_insns(code[start : start + size], big_endian=self._elf.big_endian)
+                yield self._named_by(
+                    BpfFunction(symbol.name, section.name, start, insns), targets.get(section.number, {})
+                )
+
+    def _targets(self) -> dict[int, dict[int, Symbol]]:
+        """Return, by section number, instruction byte offset → symbol."""
+        found: dict[int, dict[int, Symbol]] = {}
+        for section in self._sections:
+            if section.type in (SHT_REL, SHT_RELA):
+                rows = found.setdefault(section.info, {})
+                for at, number in self._elf.relocations(section):
+                    if number >= len(self._symbols):
+                        raise ObjectMalformed(
+                            f"section {section.name} at byte {section.offset}: "
+                            f"the relocation of byte {at} names symbol {number} of only {len(self._symbols)}"
+                        )
+                    rows[at] = self._symbols[number]
         return found
 
-    def _named_by(self, function: BpfFunction, targets: Mapping[int, int]) -> BpfFunction:
+    def _named_by(self, function: BpfFunction, targets: Mapping[int, Symbol]) -> BpfFunction:
         """Return *function* with what its instructions name: functions and maps of this object, kernel symbols."""
         found: list[Call] = []
         externs: dict[str, None] = {}
@@ -172,35 +156,33 @@ class _Reader:
                 if calls:
                     found.append(Call(at, (function.section, at + SIZE * (insn.imm + 1))))
                 continue
-            symbol = self._symbols[targets[at]]
-            home, value = symbol["st_shndx"], symbol["st_value"]
-            if home == "SHN_UNDEF":
+            symbol = targets[at]
+            home, value = symbol.section, symbol.value
+            if home == SHN_UNDEF:
                 externs[symbol.name] = None
-            elif not isinstance(home, int) or home >= _SHN_LORESERVE:
+            elif home >= SHN_LORESERVE:
                 continue
-            elif self._names[home] in (".maps", "maps"):
-                maps[self._symbol_at(home, value if symbol.name else value + insn.imm)] = None
-            elif self._sections[home]["sh_flags"] & _SHF_EXECINSTR:
+            elif home >= len(self._sections):
+                raise ObjectMalformed(f"symbol {symbol.name} is in section {home} of only {len(self._sections)}")
+            elif self._sections[home].name in (".maps", "maps"):
+                maps[self._name_at.get((home, value if symbol.name else value + insn.imm), "")] = None
+            elif self._sections[home].flags & SHF_EXECINSTR:
                 # A call counts from the instruction behind it; an address is in bytes.
                 if calls:
-                    found.append(Call(at, (self._names[home], value + SIZE * (insn.imm + 1))))
+                    found.append(Call(at, (self._sections[home].name, value + SIZE * (insn.imm + 1))))
                 elif insn.code == LD_IMM64:
-                    found.append(Call(at, (self._names[home], value + insn.imm)))
+                    found.append(Call(at, (self._sections[home].name, value + insn.imm)))
         return replace(function, calls=tuple(found), externs=tuple(externs), maps=tuple(maps))
 
-    def _symbol_at(self, section: int, value: int) -> str:
-        where = (s.name for s in self._symbols_of.get(section, ()) if s["st_value"] == value and s.name)
-        return next(where, "")
-
     def _legacy_maps(self) -> list[BpfMap]:
-        if "maps" not in self._names:
+        section = self._elf.named("maps")
+        if section is None:
             return []
-        number = self._names.index("maps")
-        symbols = {s.name: s["st_value"] for s in self._symbols_of.get(number, ()) if s.name}
-        return legacy_maps(self._bytes(self._sections[number]), symbols, big_endian=self._order == ">")
+        symbols = {s.name: s.value for s in self._symbols_of.get(section.number, ()) if s.name}
+        return legacy_maps(self._elf.bytes_of(section), symbols, big_endian=self._elf.big_endian)
 
     def _externs(self, btf: Btf) -> Iterator[Extern]:
-        weak = {s.name for s in self._symbols if s["st_info"]["bind"] == "STB_WEAK"}
+        weak = {s.name for s in self._symbols if s.bind == STB_WEAK}
         for origin in ("kconfig", "ksyms"):
             for id_ in btf.by_name(f".{origin}", Kind.DATASEC):
                 section = btf[id_]
@@ -216,16 +198,31 @@ class _Reader:
                             pass
 
 
-def _reached(entry: BpfFunction, by_start: Mapping[tuple[str, int], BpfFunction]) -> tuple[BpfFunction, ...]:
-    """Return the functions *entry* calls, directly or not, without itself."""
-    found: dict[tuple[str, int], BpfFunction] = {}
-    waiting = [call.callee for call in entry.calls]
-    while waiting:
-        where = waiting.pop()
-        function = by_start.get(where)
-        if function is None:
-            raise ObjectMalformed(f"{entry.name} calls byte {where[1]} of {where[0]}, where no function starts")
-        if where not in found and function is not entry:
-            found[where] = function
-            waiting += [call.callee for call in function.calls]
-    return tuple(found[where] for where in sorted(found))
+class _Calls:
+    """Who calls whom in one object, counted: many programs that share many callees would take the product of both."""
+
+    def __init__(self, by_start: Mapping[tuple[str, int], BpfFunction]) -> None:
+        self._by_start = by_start
+        self._left = _MAX_INSTRUCTIONS
+
+    def reached(self, entry: BpfFunction) -> tuple[BpfFunction, ...]:
+        """Return the functions *entry* calls, directly or not, without itself."""
+        found: dict[tuple[str, int], BpfFunction] = {}
+        self._count(entry)
+        waiting = [call.callee for call in entry.calls]
+        while waiting:
+            where = waiting.pop()
+            function = self._by_start.get(where)
+            if function is None:
+                raise ObjectMalformed(f"{entry.name} calls byte {where[1]} of {where[0]}, where no function starts")
+            if where not in found and function is not entry:
+                self._count(function)
+                found[where] = function
+                waiting += [call.callee for call in function.calls]
+        return tuple(found[where] for where in sorted(found))
+
+    def _count(self, function: BpfFunction) -> None:
+        self._left -= len(function.instructions)
+        if self._left < 0:
+            where = f"{function.name} at byte {function.start} of {function.section}"
+            raise ObjectMalformed(f"{_MAX_INSTRUCTIONS} instructions in all programs are passed with {where}")

@@ -18,7 +18,7 @@ from fleet.cli.output import emit, emit_document, output_option
 from fleet.cli.settings import Settings, pass_settings
 from probes.catalogue import RUNNER, ArtefactMissing
 
-_STANDS_ON = ("click", "paramiko", "sqlalchemy", "dbos", "textual", "ansible-core", "pyelftools", "msgspec")
+_STANDS_ON = ("click", "paramiko", "sqlalchemy", "dbos", "textual", "ansible-core", "msgspec")
 OK, WARN, BAD = "ok", "warn", "bad"
 
 
