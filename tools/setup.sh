@@ -14,6 +14,7 @@ headers="linux-headers-$(dpkg --print-architecture 2>/dev/null || echo amd64)"
 files=(
   /usr/include/bpf/libbpf.h:libbpf-dev /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
   /usr/lib/python3/dist-packages/bcc:python3-bpfcc
+  /usr/sbin/tcplife:libbpf-tools # for tests: the objects embedded in its binaries
   "/usr/share/doc/$headers:$headers" # for tests of BCC builds
 )
 export PATH="$PATH:/usr/sbin:/sbin"

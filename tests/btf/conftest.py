@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from btf_places import VMLINUX
 from elftools.elf.elffile import ELFFile
+from judge import TALLY
 
 from btf.parse import parse_btf
 from btf.types import Btf
@@ -64,3 +65,10 @@ def vmlinux_bytes() -> bytes:
 @pytest.fixture(scope="session")
 def vmlinux(vmlinux_bytes: bytes) -> Btf:
     return parse_btf(vmlinux_bytes)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TALLY.relocations:
+        terminalreporter.section("libbpf and bpftool as judges")
+        for line in (TALLY.summary(), *TALLY.notes):
+            terminalreporter.write_line(line)

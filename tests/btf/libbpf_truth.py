@@ -1,34 +1,69 @@
-"""Ask libbpf what it makes of an object's relocations against given BTF: it opens, relocates and tries to load.
+"""Ask libbpf what it makes of objects on one BTF: its own words on every relocation, and the code it leaves.
 
-The instructions it relocated are read back before the kernel is asked; whether the load goes well is told apart.
+``libbpf_truth.c`` is compiled against the system's libbpf when it is needed. The running kernel is asked by ``kernel``
+alone.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import struct
+import functools
+import re
+import signal
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from btf.insn import Insn, decode_insns
 
-_PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_SOURCE = Path(__file__).with_suffix(".c")
+_BUILT = Path(__file__).parents[2] / ".cache" / "libbpf_truth"
+_ERRNO = {1: "EPERM", 3: "ESRCH", 7: "E2BIG", 22: "EINVAL", 34: "ERANGE", 95: "EOPNOTSUPP"}
+
+_RELOCATION = re.compile(r"libbpf: prog '(?P<program>.*?)': relo #(?P<number>\d+): (?P<words>.*)")
+_SPEC = re.compile(r"<(?P<kind>\w+)> \[(?P<type>\d+)\]")
+_CANDIDATE = re.compile(r"matching candidate #\d+ <\w+> \[(\d+)\]")
+_PATCHED = re.compile(r"patched insn #(\d+) \(\S+\) (?:imm|off|imm64) (\d+) -> (\d+)")
+_RESIZED = re.compile(r"patched insn #\d+ \(\S+\) mem_sz (\d+) -> (\d+)")
+_POISONED = re.compile(r"substituting insn #(\d+)")
+_REFUSED = re.compile(r"failed to (?:relocate|patch insn #\d+): -(\d+)|target candidate search failed .*: -(\d+)")
 
 
-class _OpenOptions(ctypes.Structure):
-    _fields_ = [
-        ("sz", ctypes.c_size_t),
-        ("object_name", ctypes.c_char_p),
-        ("relaxed_maps", ctypes.c_bool),
-        ("pin_root_path", ctypes.c_char_p),
-        ("reserved", ctypes.c_uint32),
-        ("kconfig", ctypes.c_char_p),
-        ("btf_custom_path", ctypes.c_char_p),
-        ("kernel_log_buf", ctypes.c_char_p),
-        ("kernel_log_size", ctypes.c_size_t),
-        ("kernel_log_level", ctypes.c_uint32),
-    ]
+@dataclass
+class Told:
+    """What libbpf says of one relocation; ``outcome`` in the words of :class:`btf.relocate.RelocationOutcome`."""
+
+    program: str
+    number: int  # in its section
+    kind: str = ""
+    local: int = 0
+    insn: int | None = None  # slot in the program; of a 64-bit load the first
+    outcome: str = ""
+    value: int | None = None
+    candidates: list[int] = field(default_factory=list)  # ids of those that have what is asked for
+    resized: tuple[int, int] | None = None
+    errno: str | None = None
+    words: list[str] = field(default_factory=list)
+
+    def hear(self, words: str) -> None:
+        """Take in one more line about it."""
+        self.words.append(words)
+        if not self.kind and (spec := _SPEC.match(words)):
+            self.kind, self.local = spec["kind"], int(spec["type"])
+        elif candidate := _CANDIDATE.match(words):
+            self.candidates.append(int(candidate[1]))
+        elif "ambiguity" in words:
+            self.outcome = "ambiguous"
+        elif patched := _PATCHED.match(words):
+            self.outcome, self.insn, self.value = "value", int(patched[1]), int(patched[3])
+        elif resized := _RESIZED.match(words):
+            self.resized = int(resized[1]), int(resized[2])
+        elif poisoned := _POISONED.match(words):
+            self.outcome, self.insn = "poisoned", int(poisoned[1])  # the second slot of a 64-bit load comes first
+        elif refused := _REFUSED.match(words):
+            self.outcome = self.outcome if self.outcome == "ambiguous" else "failed"
+            number = int(refused[1] or refused[2])
+            self.errno, self.value = _ERRNO.get(number, str(number)), None
 
 
 @dataclass
@@ -37,64 +72,80 @@ class Truth:
 
     loaded: int | None = None
     log: list[str] = field(default_factory=list)
+    relocations: list[Told] = field(default_factory=list)  # in the order libbpf takes them, that of .BTF.ext
     instructions: dict[str, tuple[Insn, ...]] = field(default_factory=dict)
+    crashed: bool = False
 
     @property
     def relocated(self) -> bool:
         """Whether relocation came to its end, whatever the verifier said later."""
-        return not any("failed to relocate" in line or "failed to perform CO-RE" in line for line in self.log)
+        return not self.crashed and not any(told.outcome in ("ambiguous", "failed", "") for told in self.relocations)
+
+    def _hear(self, line: str) -> None:
+        self.log.append(line)
+        heard = _RELOCATION.match(line)
+        if heard is None:
+            return
+        program, number = heard["program"], int(heard["number"])
+        last = self.relocations[-1] if self.relocations else None
+        if last is None or (last.program, last.number) != (program, number):
+            if not heard["words"].startswith(("<", "parsing", "target candidate search")):
+                return  # a relocation of ELF's, not of CO-RE
+            last = Told(program, number)
+            self.relocations.append(last)
+        last.hear(heard["words"])
 
 
-def _library() -> ctypes.CDLL:
-    lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    lib.bpf_object__open_file.restype = ctypes.c_void_p
-    lib.bpf_object__open_file.argtypes = [ctypes.c_char_p, ctypes.POINTER(_OpenOptions)]
-    lib.bpf_object__load.argtypes = [ctypes.c_void_p]
-    lib.bpf_object__close.argtypes = [ctypes.c_void_p]
-    lib.bpf_object__close.restype = None
-    lib.bpf_object__next_program.restype = ctypes.c_void_p
-    lib.bpf_object__next_program.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    for name, result in (("name", ctypes.c_char_p), ("insns", ctypes.c_void_p), ("insn_cnt", ctypes.c_size_t)):
-        function = getattr(lib, f"bpf_program__{name}")
-        function.restype, function.argtypes = result, [ctypes.c_void_p]
-    lib.libbpf_set_print.restype = ctypes.c_void_p
-    return lib
+@functools.cache
+def _program() -> Path:
+    if not _BUILT.exists() or _BUILT.stat().st_mtime < _SOURCE.stat().st_mtime:
+        _BUILT.parent.mkdir(exist_ok=True)
+        fresh = _BUILT.with_suffix(".new")
+        subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", fresh, _SOURCE, "-lbpf", "-ldl"], check=True)
+        fresh.rename(_BUILT)
+    return _BUILT
+
+
+def ask_libbpf_of(
+    paths: Sequence[Path], btf: Path | None, *, everything: bool = False, code: bool = False, kernel: bool = False
+) -> list[Truth]:
+    """Open each of *paths* and relocate it against *btf* (None: the running kernel's); one process does them all.
+
+    *everything* includes the programs marked optional, *code* reads the instructions back, *kernel* really loads.
+    """
+    flags = [word for word, on in (("--all", everything), ("--code", code), ("--kernel", kernel)) if on]
+    command: list[str | Path] = [_program(), *flags, btf or "-", *paths]
+    done = subprocess.run(command, capture_output=True, check=False)
+    crashed = done.returncode in (-signal.SIGSEGV, -signal.SIGFPE, -signal.SIGABRT, -signal.SIGBUS)
+    assert done.returncode == 0 or crashed, done.stderr
+    truths: list[Truth] = []
+    for line in done.stdout.decode(errors="replace").split("\n"):
+        word, _, rest = line.partition(" ")
+        if word == "object":
+            truths.append(Truth())
+        elif word == "log":
+            truths[-1]._hear(rest)
+        elif word in ("loaded", "unopened"):
+            truths[-1].loaded = int(rest) or None
+        elif word == "code":
+            name, _, digits = rest.partition(" ")
+            truths[-1].instructions[name] = decode_insns(bytes.fromhex(digits))
+    if crashed:
+        truths[-1].crashed = True
+    return truths
 
 
 def ask_libbpf(path: Path, btf: Path | None) -> Truth:
-    """Open *path*, relocate it against *btf* (None: the running kernel), try to load it; needs root."""
-    assert os.geteuid() == 0, "bpf() needs root"
-    lib, truth = _library(), Truth()
-    libc = ctypes.CDLL(None)
+    """Relocate the object at *path* against *btf* and load it into the running kernel; needs root."""
+    return ask_libbpf_of([path], btf, code=True, kernel=True)[0]
 
-    @_PRINT
-    def narrate(_level: int, text: bytes, arguments: int) -> int:
-        line = ctypes.create_string_buffer(4096)
-        libc.vsnprintf(line, ctypes.c_size_t(4096), text, ctypes.c_void_p(arguments))
-        truth.log += line.value.decode(errors="replace").splitlines()
-        return 0
 
-    lib.libbpf_set_print(narrate)
-    options = _OpenOptions(sz=ctypes.sizeof(_OpenOptions), btf_custom_path=str(btf).encode() if btf else None)
-    obj = lib.bpf_object__open_file(str(path).encode(), ctypes.byref(options))
-    assert obj, truth.log
-    try:
-        result = lib.bpf_object__load(obj)
-        truth.loaded = None if result == 0 else result
-        program = lib.bpf_object__next_program(obj, None)
-        while program:
-            size = 8 * lib.bpf_program__insn_cnt(program)
-            code = ctypes.string_at(lib.bpf_program__insns(program), size)
-            truth.instructions[lib.bpf_program__name(program).decode()] = decode_insns(code)
-            program = lib.bpf_object__next_program(obj, program)
-    finally:
-        lib.bpf_object__close(obj)
-        lib.libbpf_set_print(_PRINT(0))
-    return truth
+def version() -> str:
+    """Return which libbpf judges."""
+    return subprocess.run([_program(), "-"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def write_btf(path: Path, data: bytes) -> Path:
     """Write raw BTF where libbpf can read it."""
-    assert struct.unpack_from("H", data)[0] == 0xEB9F
     path.write_bytes(data)
     return path

@@ -1,0 +1,192 @@
+"""Our relocation beside libbpf's: every relocation of every object, outcome and value, instruction and candidates.
+
+libbpf stops at the first relocation it refuses. That one is then taken out of the object and both are asked again, so
+that those behind it are compared, too.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from libbpf_truth import Told, Truth, ask_libbpf_of
+
+from btf.elf import Elf
+from btf.elf_object import BpfObject, read_object
+from btf.extension import RelocationKind
+from btf.insn import ALU, ALU64, CLASS_MASK, SIZE, SOURCE_REGISTER
+from btf.relocate import RelocationOutcome, matched_paths, relocated
+from btf.sections import section_meaning
+from btf.types import Btf
+
+
+@dataclass
+class Tally:
+    """What was compared so far; printed at the end of the tests."""
+
+    relocations: int = 0
+    objects: set[str] = field(default_factory=set)
+    kernels: set[str] = field(default_factory=set)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    differences: list[str] = field(default_factory=list)
+    judge: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return it in a line."""
+        outcomes = ", ".join(f"{count} {word}" for word, count in sorted(self.outcomes.items()))
+        return (
+            f"relocations compared with {self.judge}: {self.relocations} over {len(self.objects)} objects × "
+            f"{len(self.kernels)} kernels ({outcomes}), {len(self.differences)} differences"
+        )
+
+
+TALLY = Tally()
+
+
+def compare(objects: Mapping[str, Path], kernel: str, btf: Path, target: Btf) -> list[str]:
+    """Compare what both make of every relocation of *objects* against *btf*, which *target* is; return differences."""
+    differences: list[str] = []
+    read = {name: read_object(path.read_bytes()) for name, path in objects.items()}
+    for everything in (False, True):
+        # Programs marked optional are passed over at first, as by default; then they are loaded with the others.
+        asked = {name: obj for name, obj in read.items() if not everything or _has_optional(obj)}
+        paths = [objects[name] for name in asked]
+        truths = ask_libbpf_of(paths, btf, everything=everything, code=True) if paths else []
+        assert len(truths) == len(asked), (kernel, len(truths), list(asked)[len(truths) :])
+        for (name, obj), truth in zip(asked.items(), truths, strict=True):
+            counted = everything or not _has_optional(obj)
+            for place, ours, theirs, told in _pairs(objects[name], obj, truth, btf, target, everything=everything):
+                if counted:
+                    TALLY.relocations += 1
+                    TALLY.outcomes[told.outcome] = TALLY.outcomes.get(told.outcome, 0) + 1
+                if ours != theirs:
+                    words = "; ".join(told.words)
+                    differences.append(f"{name} on {kernel}: {place}: ours {ours}, libbpf's {theirs}: {words}")
+    TALLY.objects |= set(objects)
+    TALLY.kernels.add(kernel)
+    TALLY.differences += differences
+    return differences
+
+
+def _has_optional(obj: BpfObject) -> bool:
+    return any(section_meaning(row.section).optional for row in obj.relocations)
+
+
+def _pairs(
+    path: Path, obj: BpfObject, truth: Truth, btf: Path, target: Btf, *, everything: bool
+) -> Iterator[tuple[str, object, object, Told]]:
+    """Yield (where, ours, theirs, libbpf's words) of each relocation."""
+    data, done = path.read_bytes(), 0
+    while True:
+        results, patches = relocated(obj, target)
+        rows = [
+            (number, row) for number, row in enumerate(results)
+            if everything or not section_meaning(row.section).optional
+        ]  # fmt: skip
+        for (_, ours), told in list(zip(rows, truth.relocations, strict=False))[done:]:
+            yield f"{ours.program} {ours.local}", _ours(obj, ours, patches), _theirs(told), told
+        refused = next((i for i, told in enumerate(truth.relocations) if told.outcome in ("ambiguous", "failed")), None)
+        if refused is None:
+            assert not truth.crashed, (path, truth.log[-1:])
+            assert len(truth.relocations) == len(rows), (path, len(truth.relocations), len(rows), truth.log[-5:])
+            _same_code(path, obj, rows, patches, truth)
+            _same_candidates(path, obj, target, truth, everything=everything)
+            return
+        done = refused + 1
+        data = without(data, rows[refused][0])
+        parked = btf.parent / "parked.o"
+        parked.write_bytes(data)
+        obj, truth = read_object(data), ask_libbpf_of([parked], btf, everything=everything, code=True)[0]
+
+
+def _ours(obj: BpfObject, row: RelocationOutcome, patches: Mapping) -> tuple[object, ...]:
+    function = obj.function_at(row.section, row.insn)
+    at = (row.insn - function.start) // SIZE if function and not row.fatal else None
+    return row.program, row.kind, at, row.outcome, row.value, row.errno
+
+
+def _theirs(told: Told) -> tuple[object, ...]:
+    return told.program, told.kind, told.insn, told.outcome, told.value, told.errno
+
+
+def _same_code(path: Path, obj: BpfObject, rows: list, patches: Mapping, truth: Truth) -> None:
+    for _, row in rows:
+        function = obj.function_at(row.section, row.insn)
+        theirs = truth.instructions.get(function.name)
+        if theirs is None or row.section == ".text":  # a subprogram's code is told by libbpf's words alone
+            continue
+        at = (row.insn - function.start) // SIZE
+        for slot, ours in enumerate(patches.get((row.section, row.insn), ())):
+            assert theirs[at + slot] == ours, (path, row, theirs[at + slot], ours)
+
+
+def _same_candidates(path: Path, obj: BpfObject, target: Btf, truth: Truth, *, everything: bool) -> None:
+    if _has_optional(obj) and not everything:
+        return
+    ours = sorted(found.root for _, found in matched_paths(obj, target))
+    theirs = sorted(id_ for told in truth.relocations for id_ in told.candidates)
+    assert ours == theirs, (path, set(ours) ^ set(theirs))
+
+
+def without(data: bytes, number: int) -> bytes:
+    """Return the object with its CO-RE relocation *number* made harmless: another instruction asks for a local id.
+
+    Not its own: that one may be what is refused.
+    """
+    obj = read_object(data)
+    row = obj.relocations[number]
+    free = _free_instruction(obj, row.section)
+    at = _record(data, number)
+    order = ">" if obj.big_endian else "<"
+    access = _string_zero(data)
+    return data[:at] + struct.pack(f"{order}4I", free, 1, access, RelocationKind.LOCAL_TYPE_ID) + data[at + 16 :]
+
+
+def _free_instruction(obj: BpfObject, section: str) -> int:
+    taken = {row.insn for row in obj.relocations if row.section == section}
+    for function in obj.functions:
+        if function.section != section:
+            continue
+        for index, insn in enumerate(function.instructions):
+            at = function.start + SIZE * index
+            plain = insn.code & CLASS_MASK in (ALU, ALU64) and not insn.code & SOURCE_REGISTER
+            if plain and at not in taken:
+                return at
+    raise LookupError(f"{section} has no instruction to park a relocation at")
+
+
+def _record(data: bytes, number: int) -> int:
+    """Return where CO-RE record *number* lies in the object file."""
+    start, order = _section(data, ".BTF.ext")
+    (header,) = struct.unpack_from(f"{order}I", data, start + 4)
+    offset, length = struct.unpack_from(f"{order}II", data, start + 24)
+    at = start + header + offset
+    end = at + length
+    (size,) = struct.unpack_from(f"{order}I", data, at)
+    at += 4
+    while at < end:
+        (count,) = struct.unpack_from(f"{order}I", data, at + 4)
+        at += 8
+        if number < count:
+            return at + number * size
+        number -= count
+        at += count * size
+    raise LookupError(number)
+
+
+def _string_zero(data: bytes) -> int:
+    """Return the offset of a string "0" in the object's BTF: the end of any access string will do."""
+    start, order = _section(data, ".BTF")
+    header, _, _, offset, length = struct.unpack_from(f"{order}5I", data, start + 4)
+    start += header + offset
+    return data.index(b"0\0", start, start + length) - start
+
+
+def _section(data: bytes, name: str) -> tuple[int, str]:
+    elf = Elf(data)
+    section = elf.named(name)
+    assert section is not None
+    return section.offset, ">" if elf.big_endian else "<"
