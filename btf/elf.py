@@ -6,11 +6,14 @@ length than the format's and names that share their bytes thousands of times are
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from btf.fault import EXIT_USAGE, Fault
+
+Buffer = bytes | bytearray | mmap.mmap  # what can be sliced and searched without being copied
 
 EM_BPF = 247
 SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
@@ -78,7 +81,7 @@ class Symbol(NamedTuple):
 class Elf:
     """An ELF file whose sections lie inside it and do not overlap. Raise ElfMalformed for one that is not."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Buffer) -> None:
         self._data = data
         if data[:4] != b"\x7fELF":
             raise ElfMalformed("not an ELF file: byte 0 does not start its magic number")
@@ -136,7 +139,7 @@ class Elf:
         """Return the bytes of *section*, none for one that takes no room in the file and for None."""
         if section is None or section.type in (0, SHT_NOBITS):
             return b""
-        return self._data[section.offset : section.offset + section.size]
+        return bytes(self._data[section.offset : section.offset + section.size])
 
     def symbols(self) -> list[Symbol]:
         """Return the symbols of the first table of symbols, by number; an ELF file without has none."""
@@ -175,7 +178,7 @@ class Elf:
 class _Names:
     """One table of names."""
 
-    def __init__(self, data: bytes, offset: int, size: int) -> None:
+    def __init__(self, data: Buffer, offset: int, size: int) -> None:
         self._offset = offset
         self._strings = data[offset : offset + size]
         self._left = _MAX_SHARED * len(self._strings) + _ROOM

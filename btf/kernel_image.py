@@ -1,0 +1,194 @@
+"""Bytes of a kernel image in, its BTF and its name out: what a kernel that is installed but not booted would show.
+
+An image is peeled layer by layer (a boot format, a packing, an ELF file or bare memory) until the kernel itself lies
+open. What is found there is exact: the BTF is proven by parsing all of it, and where two could be meant, none is.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from btf.architecture import architecture
+from btf.bare_kernel import BANNER, btf_in, build_id_in, config_in, names_in, packed_inside
+from btf.elf import Buffer, Elf, ElfMalformed
+from btf.fault import EXIT_USAGE, Fault
+from btf.parse import BtfMalformed, parse_btf
+from btf.unpack import PackedMalformed, UnpacksTooLarge, packing_of, unpack
+
+_MAX_LAYERS = 4
+# e_machine → the kernel's own word; both byte orders of one are told apart where distributions have both.
+_MACHINES = {3: "i686", 22: "s390x", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64", 258: "loongarch64"}
+_PPC64 = 21
+_SHT_NOTE, _GNU_BUILD_ID = 7, 3
+
+
+class ImageUnreadable(Fault):
+    """A file that is no kernel image, or one that cannot be peeled."""
+
+    code = "COR-BTF-030"
+    exit = EXIT_USAGE
+    remedy = "Give a kernel as /boot has it: vmlinuz, vmlinux, Image, Image.gz or an EFI zboot image."
+
+
+@dataclass(frozen=True, slots=True)
+class KernelImage:
+    """What an image says of its kernel. ``btf`` is None when it has none, and ``why`` then says so in words.
+
+    ``layers`` are the formats it was peeled from, outermost first; ``version`` is what ``uname -v`` will say;
+    ``config`` is the text of its kconfig when it carries one.
+    """
+
+    layers: tuple[str, ...]
+    release: str | None = None
+    version: str | None = None
+    arch: str | None = None
+    build_id: str | None = None
+    btf: bytes | None = None
+    why: str = ""
+    config: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A format that was recognised: where the next layer lies, and what the format's header says."""
+
+    name: str
+    start: int = 0
+    size: int = 0
+    arch: str | None = None
+    banner: str = ""
+
+
+def read_kernel_image(data: Buffer) -> KernelImage:
+    """Read a kernel image of any kind.
+
+    Raise ImageUnreadable for what is none, PackedMalformed or UnpacksTooLarge for what does not unpack, ElfMalformed.
+    """
+    layers: list[str] = []
+    arch, banner = None, ""
+    for _ in range(_MAX_LAYERS):
+        layer = next((found for recognise in _FORMATS if (found := recognise(data))), None)
+        if layer is None:
+            break
+        layers.append(layer.name)
+        arch, banner = arch or layer.arch, banner or layer.banner
+        if not layer.size:
+            break
+        if layer.start + layer.size > len(data):
+            raise ImageUnreadable(
+                f"byte {layer.start}: cut off, the payload ends at {layer.start + layer.size}, the file at {len(data)}"
+            )
+        payload = memoryview(data)[layer.start : layer.start + layer.size]
+        packing = packing_of(payload)
+        if packing is None and bytes(payload[:4]) != b"\x7fELF":
+            raise ImageUnreadable(f"byte {layer.start}: the payload is packed in no way we know")
+        data = unpack(payload, at=layer.start) if packing else bytes(payload)
+        if packing and packing != layer.name:
+            layers.append(packing)
+    if bytes(data[:4]) == b"\x7fELF":
+        return _from_elf(data, layers, arch, banner)
+    return _from_memory(data, layers, arch, banner)
+
+
+def _bzimage(data: Buffer) -> _Layer | None:
+    """Since boot protocol 2.08 the header says where the payload is (Documentation/arch/x86/boot.rst)."""
+    if len(data) < 0x260 or data[0x202:0x206] != b"HdrS":
+        return None
+    version, text = struct.unpack_from("<H", data, 0x206)[0], struct.unpack_from("<H", data, 0x20E)[0]
+    if version < 0x208:
+        raise ImageUnreadable(f"byte 518: boot protocol 0x{version:x} does not say where the kernel is")
+    offset, size = struct.unpack_from("<II", data, 0x248)
+    wide = version >= 0x20C and struct.unpack_from("<H", data, 0x236)[0] & 1
+    banner = bytes(data[0x200 + text : 0x200 + text + 512]).split(b"\0")[0].decode("ascii", "replace") if text else ""
+    start = ((data[0x1F1] or 4) + 1) * 512 + offset
+    return _Layer("bzImage", start, size or 1, "x86_64" if wide else None, banner)
+
+
+def _zboot(data: Buffer) -> _Layer | None:
+    """EFI zboot: ``zimg``, then where the payload is (drivers/firmware/efi/libstub/zboot-header.S, since v6.1)."""
+    if len(data) < 0x40 or data[:2] != b"MZ" or data[4:8] != b"zimg":
+        return None
+    start, size = struct.unpack_from("<II", data, 8)
+    return _Layer("zboot", start, size or 1)
+
+
+def _packed(data: Buffer) -> _Layer | None:
+    name = packing_of(bytes(data[:16]))
+    return _Layer(name, 0, len(data)) if name else None
+
+
+def _arm64(data: Buffer) -> _Layer | None:
+    """Bare memory behind a header (Documentation/arch/arm64/booting.rst)."""
+    return _Layer("Image", arch="aarch64") if data[56:60] == b"ARM\x64" else None
+
+
+def _s390x(data: Buffer) -> _Layer | None:
+    """A loader without a table of contents; the kernel is packed somewhere inside (arch/s390/boot/head.S)."""
+    return _Layer("bzImage", arch="s390x") if data[0x10008:0x1000E] == b"S390EP" else None
+
+
+def _elf(data: Buffer) -> _Layer | None:
+    return _Layer("ELF") if data[:4] == b"\x7fELF" else None
+
+
+_FORMATS: tuple[Callable[[Buffer], _Layer | None], ...] = (
+    _elf, _zboot, _bzimage, _arm64, _s390x, _packed,
+)  # fmt: skip
+
+
+def _from_elf(data: Buffer, layers: list[str], arch: str | None, banner: str) -> KernelImage:
+    elf = Elf(data)
+    btf, why = elf.bytes_of(elf.named(".BTF")) or None, ""
+    if btf is None:
+        why = "no .BTF section: this kernel was built without BTF, or it was stripped of it"
+    else:
+        parse_btf(btf)
+    release, version = names_in(data, banner)
+    if btf is None and not release and not BANNER.search(data):
+        raise ImageUnreadable("an ELF file that is no kernel: no `Linux version`, no BTF")
+    return KernelImage(tuple(layers), release, version, _arch(elf) or arch, _build_id(elf), btf, why, config_in(data))
+
+
+def _from_memory(data: Buffer, layers: list[str], arch: str | None, banner: str) -> KernelImage:
+    release, version = names_in(data, banner)
+    found, why = btf_in(data)
+    if found is None and release is None:
+        inner = packed_inside(data)
+        if inner is None:
+            raise ImageUnreadable("not a kernel image: no boot header, no `Linux version`, no BTF")
+        return _from_memory(inner[1], [*layers, inner[0]], arch, banner)
+    btf = parse_btf(found) if found is not None else None
+    arch = arch or (architecture(btf) if btf else None)
+    return KernelImage(tuple(layers), release, version, arch, build_id_in(data), found, why, config_in(data))
+
+
+def _arch(elf: Elf) -> str | None:
+    return ("ppc64" if elf.big_endian else "ppc64le") if elf.machine == _PPC64 else _MACHINES.get(elf.machine)
+
+
+def _build_id(elf: Elf) -> str | None:
+    """Return what /sys/kernel/notes will say: the first note of owner GNU and type 3."""
+    for section in elf.sections:
+        if section.type == _SHT_NOTE or section.name == ".notes":
+            for owner, kind, content in _notes(elf.bytes_of(section), big_endian=elf.big_endian):
+                if owner == b"GNU\0" and kind == _GNU_BUILD_ID and 4 <= len(content) <= 64:
+                    return content.hex()
+    return None
+
+
+def _notes(data: bytes, *, big_endian: bool) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield (owner, type, content) of each note in *data*, as far as they are whole."""
+    at = 0
+    while at + 12 <= len(data):
+        owner, size, kind = struct.unpack_from(">III" if big_endian else "<III", data, at)
+        start = at + 12 + (owner + 3 & ~3)
+        if start + size > len(data):
+            return
+        yield data[at + 12 : at + 12 + owner], kind, data[start : start + size]
+        at = start + size + 3 & ~3
+
+
+__all__ = ["BtfMalformed", "Buffer", "ElfMalformed", "ImageUnreadable", "KernelImage", "PackedMalformed",
+           "UnpacksTooLarge", "read_kernel_image"]  # fmt: skip
