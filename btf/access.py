@@ -7,9 +7,10 @@ libbpf does. What the path is worth (offset, size …) is :mod:`btf.relocate`'s 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from btf.compatible import Unrelocatable, fields_compatible
+from btf.compatible import Shape, Unrelocatable, fields_compatible, shape_of
 from btf.index import essential_name
 from btf.kinds import Array, Composite, Enum
 from btf.types import Btf, declare
@@ -21,17 +22,23 @@ _BITS = (1 << 32) - 1  # libbpf counts bits in 32 bits
 _INCOMPATIBLE = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A named field (``index`` into the members of composite ``type``), or an element (``index`` of ``type``)."""
+class Step(NamedTuple):
+    """A named field (number ``at`` of composite ``type``), or an element (number ``at``, of ``type``)."""
 
     type: int
-    index: int
+    at: int
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Wanted(NamedTuple):
+    """A step as it is looked for in a kernel: a field by its name and the shape of its type, or an element."""
+
+    at: int
+    name: str | None = None
+    shape: Shape | None = None
+
+
+class Path(NamedTuple):
     """A path through the types of ``btf``. ``raw`` also counts the anonymous structs that ``steps`` pass through."""
 
     btf: Btf
@@ -56,8 +63,8 @@ class Path:
         for number, step in enumerate(self.steps):
             if step.name is not None:
                 text += f".{step.name}"
-            elif number or step.index:
-                text += f"[{step.index}]"
+            elif number or step.at:
+                text += f"[{step.at}]"
         return text
 
 
@@ -104,28 +111,38 @@ def local_field(btf: Btf, root: int, access: str) -> Path:
     return Path(btf, root, tuple(steps), indices, bits & _BITS)
 
 
-def match_enumerator(local: Path, target: Btf, candidate: int) -> Path | None:
-    """Return the path to the enumerator of *candidate* with the local one's essential name, or None."""
+def wanted(path: Path) -> tuple[Wanted, ...]:
+    """Return the steps of a local *path* to a field as they are looked for: without the object's type ids."""
+    btf = path.btf
+    return tuple(
+        Wanted(s.at) if s.name is None else Wanted(s.at, s.name, shape_of(btf, btf.member(s.type, s.at).type))
+        for s in path.steps
+    )
+
+
+def match_enumerator(name: str, target: Btf, candidate: int) -> Path | None:
+    """Return the path to the enumerator of *candidate* with the essential name *name*, or None."""
     type_ = target.resolve(candidate)
-    wanted = essential_name(local.last.name or "")
     if isinstance(type_, Enum):
-        for index, (name, _) in enumerate(type_.values):
-            if essential_name(name) == wanted:
-                return Path(target, candidate, (Step(type_.id, index, name),), (index,))
+        for index, (theirs, _) in enumerate(type_.values):
+            if essential_name(theirs) == name:
+                return Path(target, candidate, (Step(type_.id, index, theirs),), (index,))
     return None
 
 
-def match_field(local: Path, target: Btf, candidate: int) -> Path | None:
-    """Return the path in *candidate* that has the local one's names and indices, or None; raise Unrelocatable."""
-    search = _Search(local.btf, target)
-    return search.path(candidate) if search.follow(local.steps, candidate) else None
+def match_field(steps: Sequence[Wanted], target: Btf, candidate: int) -> Path | None:
+    """Return the path in *candidate* with the names and indices of *steps*, or None; raise Unrelocatable."""
+    search = _Search(target)
+    return search.path(candidate) if search.follow(steps, candidate) else None
 
 
 class _Search:
     """One walk through a candidate type; keeps libbpf's book of raw steps, which a failed branch takes back."""
 
-    def __init__(self, local: Btf, target: Btf) -> None:
-        self._local, self._target = local, target
+    __slots__ = ("_bits", "_raw", "_steps", "_target")
+
+    def __init__(self, target: Btf) -> None:
+        self._target = target
         self._steps: list[Step] = []
         self._raw: list[int] = []
         self._bits = 0
@@ -133,54 +150,59 @@ class _Search:
     def path(self, root: int) -> Path:
         return Path(self._target, root, tuple(self._steps), tuple(self._raw), self._bits & _BITS)
 
-    def follow(self, steps: tuple[Step, ...], id_: int) -> bool:
+    def follow(self, steps: Sequence[Wanted], id_: int) -> bool:
         target = self._target
         for number, step in enumerate(steps):
-            type_ = target.resolve(id_)
-            id_ = type_.id
-            if step.name is not None:
-                found = self._member(step, id_)
+            id_ = target.resolved(id_)
+            if step.shape is not None:
+                found = self._member(step, step.shape, id_)
                 if found is None or found == _INCOMPATIBLE:
                     return False
                 id_ = found
                 continue
             if number > 0:  # the first index is into an imagined array of the root itself
+                type_ = target[id_]
                 if not isinstance(type_, Array):
                     return False
-                if step.index >= type_.length and not _flexible(target, self._steps[-1], type_):
+                if step.at >= type_.length and not _flexible(target, self._steps[-1], type_):
                     return False
-                id_ = target.resolve(type_.type).id
+                id_ = target.resolved(type_.type)
             self._room()
-            self._steps.append(Step(id_, step.index))
-            self._raw.append(step.index)
-            self._bits += step.index * _sized(target, id_) * 8
+            self._steps.append(Step(id_, step.at))
+            self._raw.append(step.at)
+            self._bits += step.at * _sized(target, id_) * 8
         return True
 
-    def _member(self, wanted: Step, id_: int) -> int | None:
+    def _member(self, wanted: Wanted, shape: Shape, id_: int) -> int | None:
         """Find the member called as *wanted* in *id_* and its anonymous members; return its type, or _INCOMPATIBLE."""
-        type_ = self._target.resolve(id_)
-        if not isinstance(type_, Composite):
+        target = self._target
+        id_ = target.resolved(id_)
+        members = target.members(id_)
+        if members is None or not (members.named or members.unnamed):
             return None
-        for index, member in enumerate(type_.members):
-            self._room()
+        self._room()
+        index = members.named.get(wanted.name or "")
+        for unnamed in members.unnamed:
+            if index is not None and unnamed > index:
+                break
+            member = target.member(id_, unnamed)
             self._bits += member.bit_offset
-            self._raw.append(index)
-            if not member.name:
-                found = self._member(wanted, member.type)
-                if found is not None:
-                    return found
-            elif member.name == wanted.name:
-                # The first member of that name decides: an incompatible one ends the search.
-                composite = self._local[wanted.type]
-                assert isinstance(composite, Composite)
-                ours = composite.members[wanted.index]
-                if not fields_compatible(self._local, ours.type, self._target, member.type):
-                    return _INCOMPATIBLE
-                self._steps.append(Step(type_.id, index, member.name))
-                return member.type
+            self._raw.append(unnamed)
+            found = self._member(wanted, shape, member.type)
+            if found is not None:
+                return found
             self._bits -= member.bit_offset
             self._raw.pop()
-        return None
+        if index is None:
+            return None
+        # The first member of that name decides: an incompatible one ends the search.
+        member = target.member(id_, index)
+        if not fields_compatible(shape, target, member.type):
+            return _INCOMPATIBLE
+        self._bits += member.bit_offset
+        self._raw.append(index)
+        self._steps.append(Step(id_, index, member.name))
+        return member.type
 
     def _room(self) -> None:
         if len(self._raw) >= MAX_STEPS:
@@ -201,5 +223,5 @@ def _flexible(btf: Btf, before: Step, array: Array) -> bool:
         before.name is not None
         and array.length == 0
         and isinstance(holder, Composite)
-        and before.index == len(holder.members) - 1
+        and before.at == len(holder.members) - 1
     )

@@ -6,8 +6,10 @@ For a field read, kinds must agree roughly; for type existence, kinds must agree
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from btf.index import essential_name
-from btf.kinds import Array, BtfType, Composite, Enum, Float, FuncProto, Fwd, Int, Kind, Ptr, Struct, Union
+from btf.kinds import Array, BtfType, Composite, Enum, FuncProto, Fwd, Int, Kind, Ptr, Struct, Union
 from btf.types import Btf
 
 _MAX_DEPTH = 32
@@ -21,32 +23,72 @@ class Unrelocatable(Exception):
         super().__init__(f"{errno}: {detail}")
 
 
+class Refused(NamedTuple):
+    """An :class:`Unrelocatable` as it is kept. ``ambiguous``: candidates that have what is asked for disagree."""
+
+    errno: str
+    detail: str
+    ambiguous: bool = False
+
+
 def kinds_compatible(local: BtfType, target: BtfType) -> bool:
     """Whether the kinds are the same, taking enum and enum64 for one."""
     return local.kind == target.kind or (isinstance(local, Enum) and isinstance(target, Enum))
 
 
-def fields_compatible(local: Btf, local_id: int, target: Btf, target_id: int) -> bool:
-    """Whether a field of the one type may be read as the other."""
+class Shape(NamedTuple):
+    """All of a local field's type that libbpf compares with a kernel's, below typedefs and qualifiers.
+
+    ``kind`` is ENUM for ENUM64, STRUCT for UNION. ``old``: an integer that starts at another bit than its first.
+    """
+
+    kind: int
+    name: str = ""  # of an enum or a forward declaration, without its flavour
+    old: bool = False
+    element: Shape | None = None  # of an array
+
+
+_ONE_OF: dict[int, int] = {Kind.ENUM64: Kind.ENUM, Kind.UNION: Kind.STRUCT}
+
+
+def shape_of(local: Btf, id_: int, depth: int = _MAX_DEPTH) -> Shape:
+    """Return the shape of a local field's type; arrays of arrays are followed as deep as libbpf follows them."""
+    type_ = local.resolve(id_)
+    kind = _ONE_OF.get(type_.kind, type_.kind)
+    match type_:
+        case Array():
+            return Shape(kind, element=shape_of(local, type_.type, depth - 1) if depth else None)
+        case Enum() | Fwd():
+            return Shape(kind, essential_name(type_.name))
+        case Int():
+            return Shape(kind, old=type_.bit_offset != 0)
+        case _:
+            return Shape(kind)
+
+
+def fields_compatible(ours: Shape, target: Btf, target_id: int) -> bool:
+    """Whether a field of the kernel's type may be read as the local one."""
     for _ in range(_MAX_DEPTH):
-        ours, theirs = local.resolve(local_id), target.resolve(target_id)
-        if isinstance(ours, Composite) and isinstance(theirs, Composite):
-            return True
-        if not kinds_compatible(ours, theirs):
+        target_id = target.resolved(target_id)
+        theirs = target.kind_of(target_id)
+        if _ONE_OF.get(theirs, theirs) != ours.kind:
             return False
-        match ours, theirs:
-            case (Ptr(), _) | (Float(), _):
-                return True
-            case (Fwd(), _) | (Enum(), _):
-                names = essential_name(ours.name), essential_name(theirs.name)
-                return not all(names) or names[0] == names[1]
-            case Int(), Int():
-                return ours.bit_offset == 0 == theirs.bit_offset
-            case Array(), Array():
-                local_id, target_id = ours.type, theirs.type
-            case _:
-                return False
+        if ours.kind in _ALIKE:
+            return True
+        if ours.kind in _NAMED:
+            name = essential_name(target.name_of(target_id))
+            return not name or not ours.name or name == ours.name
+        type_ = target[target_id]
+        if isinstance(type_, Int):
+            return not ours.old and type_.bit_offset == 0
+        if not isinstance(type_, Array) or ours.element is None:
+            return False
+        ours, target_id = ours.element, type_.type
     raise Unrelocatable("EINVAL", "an array of arrays without end")
+
+
+_ALIKE = frozenset({Kind.STRUCT, Kind.PTR, Kind.FLOAT})
+_NAMED = frozenset({Kind.ENUM, Kind.FWD})
 
 
 def types_compatible(local: Btf, local_id: int, target: Btf, target_id: int) -> bool:

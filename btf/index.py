@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from btf.codec import KIND_MASK, KIND_SHIFT, VLEN_MASK
-from btf.fault import EXIT_USAGE, Fault
 from btf.kinds import RECORDS, RecordSize
+from btf.strings import BtfMalformed, Strings
+
+__all__ = ["BtfMalformed", "NameIndex", "essential_name", "locate"]
 
 # X___Y with exactly three underscores between two other characters; the last such place ends the essential name.
 _FLAVOUR = re.compile(r"[^_]___[^_]")
-
-
-class BtfMalformed(Fault):
-    """Bytes that are not usable BTF; the message says at which byte."""
-
-    code = "COR-BTF-001"
-    exit = EXIT_USAGE
-    remedy = "Fetch it again: it must be the whole /sys/kernel/btf/vmlinux of one kernel, or a .btf file of an archive."
 
 
 def essential_name(name: str) -> str:
@@ -76,13 +70,10 @@ def locate(words: array[int], first_byte: int, layout: Mapping[int, RecordSize] 
 class NameIndex:
     """Type ids by name for the records of one BTF (its own, not its base's)."""
 
-    __slots__ = ("_ids", "_strings")
+    __slots__ = ("_exact", "_ids", "_layers", "_plain")
 
-    def __init__(
-        self, words: array[int], offsets: Sequence[int], strings: Sequence[tuple[int, bytes]], *, first_id: int
-    ) -> None:
-        """*strings* are (first offset, bytes), the base's before the own; ids count from *first_id*."""
-        self._strings = strings
+    def __init__(self, words: array[int], offsets: Sequence[int], strings: Strings, *, first_id: int) -> None:
+        """Ids count from *first_id*; names may also lie in the strings of the base."""
         ids: dict[int, int | list[int]] = {}
         for id_, at in enumerate(offsets, first_id):
             where = words[at]
@@ -96,21 +87,37 @@ class NameIndex:
                 ids[where] = id_
         ids.pop(0, None)  # the anonymous
         self._ids = ids
+        self._exact: dict[bytes, list[int]] = {}
+        self._layers = [strings]
+        while (base := self._layers[-1].base) is not None:
+            self._layers.append(base)
+        self._plain: dict[int, bool] = {}  # by a layer's first offset: do names there always start a string?
 
     def exact(self, name: bytes) -> list[int]:
-        """Return the ids of the types called *name*, ascending."""
-        return sorted(self._ids_at(name + b"\0"))
+        """Return the ids of the types called *name*, ascending; remembered."""
+        found = self._exact.get(name)
+        if found is None:
+            offsets = (at for layer in self._layers for at in self._whole(layer, name))
+            found = self._exact[name] = sorted(self._at(offsets))
+        return found
 
     def flavours(self, name: bytes) -> list[int]:
         """Return ids whose name is *name* or starts with *name* and three underscores; the caller checks the rest."""
-        return sorted({*self._ids_at(name + b"\0"), *self._ids_at(name + b"___")})
+        longer = self._at(at for layer in self._layers for at in layer.flavoured(name))
+        return sorted({*self.exact(name), *longer})
 
-    def _ids_at(self, needle: bytes) -> Iterator[int]:
+    def _at(self, offsets: Iterable[int]) -> Iterator[int]:
+        for offset in offsets:
+            found = self._ids.get(offset)
+            if found is not None:
+                yield from found if isinstance(found, list) else (found,)
+
+    def _whole(self, layer: Strings, name: bytes) -> list[int]:
+        start = layer.start_of(name)
+        if start is not None:
+            if layer.first not in self._plain:
+                self._plain[layer.first] = layer.are_starts(self._ids)
+            if self._plain[layer.first]:
+                return [start]
         # A name may also point into the middle of a longer string, so every occurrence counts.
-        for first, strings in self._strings:
-            at = strings.find(needle)
-            while at >= 0:
-                found = self._ids.get(first + at)
-                if found is not None:
-                    yield from found if isinstance(found, list) else (found,)
-                at = strings.find(needle, at + 1)
+        return layer.every(name + b"\0")

@@ -171,8 +171,7 @@ class Array(BtfType):
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A field at ``bit_offset``; ``bit_size`` is 0 unless it is a bitfield."""
 
     name: str

@@ -51,7 +51,7 @@ class _Kept:
         if kind == RelocationKind.TYPE_MATCHES:
             self._all(path.root, behind_pointer=False)
         elif kind in (RelocationKind.ENUMVAL_EXISTS, RelocationKind.ENUMVAL_VALUE):
-            self._members[path.last.type].add(path.last.index)
+            self._members[path.last.type].add(path.last.at)
         elif not path.steps:
             self._shape(path.root)
         else:
@@ -143,7 +143,7 @@ class _Kept:
         kept = self._members[type_.id]
         match type_:
             case Composite():
-                members = (replace(m, type=renamed(m.type)) for i, m in enumerate(type_.members) if i in kept)
+                members = (m._replace(type=renamed(m.type)) for i, m in enumerate(type_.members) if i in kept)
                 return replace(type_, members=tuple(members))
             case Enum():
                 return replace(type_, values=tuple(v for i, v in enumerate(type_.values) if i in kept))

@@ -7,11 +7,13 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from btf.extension import CoreRelocation, FuncInfo, LineInfo
 from btf.insn import SIZE, Insn, heads, isa_level
 from btf.maps import BpfMap
+from btf.question import Asked, asked
 from btf.sections import SectionMeaning
 from btf.types import Btf
 from btf.uapi import HELPERS, name_of
@@ -111,9 +113,9 @@ class Extern:
     function: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BpfObject:
-    """All that an object says."""
+    """All that an object says. What is worked out from it once stays with it, hence no slots."""
 
     sha256: str
     big_endian: bool
@@ -128,6 +130,11 @@ class BpfObject:
     lines: tuple[LineInfo, ...]
     relocations: tuple[CoreRelocation, ...]
     by_start: Mapping[tuple[str, int], BpfFunction] = field(repr=False, default_factory=dict)
+
+    @cached_property
+    def asked(self) -> tuple[tuple[int, Asked], ...]:
+        """What its relocations ask of any kernel, by number in ``.BTF.ext``, in the order libbpf resolves them."""
+        return asked(self)
 
     @property
     def isa(self) -> str:

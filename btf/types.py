@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import count
+from typing import NamedTuple, TypeVar, cast, overload
 
-from btf.codec import KIND_MASK, KIND_SHIFT, decode
+from btf.codec import KIND_FLAG, KIND_MASK, KIND_SHIFT, VLEN_MASK, decode
 from btf.index import BtfMalformed, NameIndex, essential_name
 from btf.kinds import (
     Array,
     BtfType,
     Composite,
     Datasec,
-    DeclTag,
     Enum,
-    Float,
     FuncProto,
     Int,
     Kind,
+    Member,
     Modifier,
     Ptr,
     Reference,
-    Typedef,
-    Var,
     Void,
 )
+from btf.strings import Strings
 
 _MAX_DEPTH = 32  # how far references are followed, as libbpf does; a longer chain is a cycle or an attack
 _VOID = Void(0, "void")
 _LONGS = frozenset({"long", "long int", "int long", "unsigned long", "long unsigned", "unsigned long int",
                     "long unsigned int", "int long unsigned", "unsigned int long"})  # fmt: skip
+# What size and resolution look through, and what says its own size.
+_QUALIFIERS = frozenset({Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG})
+_PASSED = _QUALIFIERS | {Kind.VAR, Kind.DECL_TAG}
+_SIZED = frozenset({Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FLOAT, Kind.DATASEC})
+_COMPOSITES = frozenset({Kind.STRUCT, Kind.UNION})
+_MAX_REMEMBERED = 1 << 16
+_SERIALS = count(1)
+
+_T = TypeVar("_T")
+
+
+class MemberIndex(NamedTuple):
+    """The members of a composite: the first of each name, and those without a name, by their place."""
+
+    named: dict[str, int]
+    unnamed: tuple[int, ...]
 
 
 class Btf(Sequence[BtfType]):
     """The types of one kernel, module or object. ``btf[id]`` is a type; id 0 is void; ``len`` counts void, too."""
 
     __slots__ = (
-        "_cache", "_first_byte", "_first_id", "_flavours", "_index", "_offsets", "_pointer", "_strings", "_words",
-        "base", "big_endian",
+        "_cache", "_first_byte", "_first_id", "_flavours", "_index", "_members", "_offsets", "_pointer", "_remembered",
+        "_strings", "_words", "base", "big_endian", "serial",
     )  # fmt: skip
 
     def __init__(
@@ -48,14 +63,16 @@ class Btf(Sequence[BtfType]):
         """Use :func:`btf.parse.parse_btf`, which checks what it hands over."""
         self._words, self._offsets = words, offsets
         self._first_id = len(base) if base else 1
-        own = base.string_end if base else 0
-        self._strings: tuple[tuple[int, bytes], ...] = (*(base._strings if base else ()), (own, strings))
+        self._strings: Strings = Strings(strings, base._strings if base else None)
         self._first_byte = first_byte
         self._cache: dict[int, BtfType] = {}
         self._flavours: dict[str, list[int]] = {}
         self._index: NameIndex | None = None
+        self._members: dict[int, MemberIndex] = {}
+        self._remembered: dict[Hashable, object] = {}
         self._pointer: int | None = None
         self.base, self.big_endian = base, big_endian
+        self.serial = next(_SERIALS)  # tells this one from every other, also from those that are gone
 
     def __len__(self) -> int:
         return self._first_id + len(self._offsets)
@@ -72,45 +89,94 @@ class Btf(Sequence[BtfType]):
             found = self._cache[id_] = self._decode(id_)
         return found
 
+    def __iter__(self) -> Iterator[BtfType]:
+        # Who walks all types looks at each once: nothing is kept.
+        for id_ in range(len(self)):
+            yield self._cache.get(id_) or self._decode(id_)
+
     def _decode(self, id_: int) -> BtfType:
         if id_ == 0:
             return _VOID
+        if id_ < self._first_id and self.base:
+            return self.base[id_]
+        at = self._offsets[self._number(id_)]
+        type_ = decode(id_, self._words, at, self._strings.__getitem__)
+        for referred in _referred(type_):
+            self._check(referred, id_)
+        return type_
+
+    def _number(self, id_: int) -> int:
+        """Return the place of *id_*, which is not void, among the own records."""
         if not 0 < id_ < len(self):
             raise IndexError(f"there is no type {id_} among {len(self)}")
-        if id_ < self._first_id:
-            assert self.base is not None
-            return self.base[id_]
-        at = self._offsets[id_ - self._first_id]
-        type_ = decode(id_, self._words, at, self.string)
-        for referred in _referred(type_):
-            if referred >= len(self):
-                where = self._first_byte + 4 * at
-                raise BtfMalformed(f"type {id_} at byte {where} refers to type {referred} of only {len(self)}")
-        return type_
+        return id_ - self._first_id
+
+    def _check(self, referred: int, id_: int) -> int:
+        if referred >= len(self):
+            where = self._first_byte + 4 * self._offsets[id_ - self._first_id]
+            raise BtfMalformed(f"type {id_} at byte {where} refers to type {referred} of only {len(self)}")
+        return referred
 
     @property
     def string_end(self) -> int:
         """One past the last string offset; the strings of a BTF on top of this one start here."""
-        first, strings = self._strings[-1]
-        return first + len(strings)
+        return self._strings.end
 
     def string(self, offset: int) -> str:
         """Return the string at *offset* or raise BtfMalformed. Bytes that are not UTF-8 become surrogates."""
-        if offset == 0:
-            return ""
-        for first, strings in reversed(self._strings):
-            if offset >= first:
-                end = strings.find(b"\0", offset - first)
-                if end >= 0:
-                    return strings[offset - first : end].decode("utf-8", "surrogateescape")
-                break
-        raise BtfMalformed(f"there is no string at offset {offset}: the strings end at {self.string_end}")
+        return self._strings[offset]
 
     def kind_of(self, id_: int) -> int:
         """Return the kind number of *id_* without decoding it."""
         if id_ >= self._first_id:
             return self._words[self._offsets[id_ - self._first_id] + 1] >> KIND_SHIFT & KIND_MASK
-        return self.base.kind_of(id_) if self.base else Kind.VOID
+        return self.base.kind_of(id_) if self.base and id_ else Kind.VOID
+
+    def name_of(self, id_: int) -> str:
+        """Return the name of *id_* without decoding the rest, empty for the anonymous."""
+        if id_ >= self._first_id:
+            return self._strings[self._words[self._offsets[id_ - self._first_id]]]
+        return self.base.name_of(id_) if self.base and id_ else _VOID.name
+
+    def members(self, id_: int) -> MemberIndex | None:
+        """Return where the members of *id_* are by name, None when it is neither struct nor union; remembered."""
+        found = self._members.get(id_)
+        if found is None:
+            if self.kind_of(id_) not in _COMPOSITES:
+                return None
+            if id_ < self._first_id and self.base:
+                return self.base.members(id_)
+            at = self._offsets[id_ - self._first_id]
+            count = self._words[at + 1] & VLEN_MASK
+            names = list(map(self._strings.__getitem__, self._words[at + 3 : at + 3 + 3 * count : 3]))
+            # Backwards, so that the first of a name is the last to be put in and stays.
+            named = dict(zip(reversed(names), range(count - 1, -1, -1), strict=True))
+            nameless = named.pop("", None) is not None
+            unnamed = tuple(i for i, name in enumerate(names) if not name) if nameless else ()
+            found = self._members[id_] = MemberIndex(named, unnamed)
+        return found
+
+    def member(self, id_: int, index: int) -> Member:
+        """Return one member of composite *id_* without decoding the others."""
+        if id_ < self._first_id and self.base:
+            return self.base.member(id_, index)
+        words, at = self._words, self._offsets[id_ - self._first_id]
+        info = words[at + 1]
+        if index >= info & VLEN_MASK:
+            raise IndexError(f"type {id_} has no member {index}")
+        name, type_, offset = words[at + 3 + 3 * index : at + 6 + 3 * index]
+        self._check(type_, id_)
+        if info & KIND_FLAG:
+            return Member(self._strings[name], type_, offset & 0xFFFFFF, offset >> 24)
+        return Member(self._strings[name], type_, offset)
+
+    def remember(self, key: Hashable, work_out: Callable[[], _T]) -> _T:
+        """Return what *work_out* returned when first asked for *key*: for what others learn of these types."""
+        if key not in self._remembered:
+            if len(self._remembered) >= _MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = work_out()
+        return cast(_T, self._remembered[key])
 
     def ids_of(self, kind: Kind) -> list[int]:
         """Return the ids of every type of *kind*, ascending."""
@@ -150,42 +216,53 @@ class Btf(Sequence[BtfType]):
         return values
 
     def functions(self) -> frozenset[str]:
-        """Return the names of all functions."""
-        words = self._words
-        own = frozenset(
-            self.string(words[at]) for at in self._offsets if words[at + 1] >> KIND_SHIFT & KIND_MASK == Kind.FUNC
-        )
+        """Return the names of all functions; remembered. For a few names, ``by_name(name, Kind.FUNC)`` is quicker."""
+        return self.remember("functions", self._functions)
+
+    def _functions(self) -> frozenset[str]:
+        own = frozenset(map(self.name_of, self.ids_of(Kind.FUNC)))
         return own | self.base.functions() if self.base else own
+
+    def resolved(self, id_: int) -> int:
+        """Return the id below typedefs and qualifiers, without decoding anything."""
+        count = 0
+        while (kind := self.kind_of(id_)) in _QUALIFIERS:
+            count += 1
+            if count > len(self):
+                raise BtfMalformed(f"type {id_} refers to itself")
+            id_ = self._third(id_, kind)
+        return id_
 
     def resolve(self, id_: int) -> BtfType:
         """Return what *id_* is below typedefs and qualifiers; its own ``id`` says where that is."""
-        type_ = self[id_]
-        seen = 0
-        while isinstance(type_, Typedef | Modifier):
-            seen += 1
-            if seen > len(self):
-                raise BtfMalformed(f"type {id_} refers to itself")
-            type_ = self[type_.type]
-        return type_
+        return self[self.resolved(id_)]
+
+    def _third(self, id_: int, kind: int) -> int:
+        """Return the third word of *id_*: its size, or what it refers to."""
+        if id_ < self._first_id and self.base:
+            return self.base._third(id_, kind)
+        third = self._words[self._offsets[self._number(id_)] + 2]
+        return third if kind in _SIZED else self._check(third, id_)
 
     def size_of(self, id_: int) -> int | None:
         """Return the size of *id_* in bytes, or None for what has none (void, functions, endless references)."""
         count = 1
         for _ in range(_MAX_DEPTH):
-            type_ = self[id_]
-            match type_:
-                case Composite() | Enum() | Int() | Float() | Datasec():
-                    size = count * type_.size
-                case Ptr():
-                    size = count * self.pointer_size
-                case Array():
-                    count, id_ = count * type_.length, type_.type
-                    continue
-                case Typedef() | Modifier() | Var() | DeclTag():
-                    id_ = type_.type
-                    continue
-                case _:
-                    return None
+            kind = self.kind_of(id_)
+            if kind in _SIZED:
+                size = count * self._third(id_, kind)
+            elif kind == Kind.PTR:
+                size = count * self.pointer_size
+            elif kind == Kind.ARRAY:
+                type_ = self[id_]
+                assert isinstance(type_, Array)
+                count, id_ = count * type_.length, type_.type
+                continue
+            elif kind in _PASSED:
+                id_ = self._third(id_, kind)
+                continue
+            else:
+                return None
             return size if size < 1 << 32 else None
         return None
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from btf.access import Path
 from btf.compatible import Unrelocatable
 from btf.extension import RelocationKind as Kind
-from btf.kinds import Composite, Enum, Int
+from btf.kinds import Enum, Int, Ptr
 from btf.types import Btf
 
 U64 = (1 << 64) - 1
@@ -16,16 +16,17 @@ _SIGN32 = 1 << 31
 
 
 class Value(NamedTuple):
-    """What an instruction gets. ``size`` and ``type``: of the field a load or store touches; 0 when it does not matter.
+    """What an instruction gets. ``size`` and ``extends`` are those of the field that a load or store touches.
 
     ``certain`` is false where compiler and libbpf may compute another value for the same field (bitfields) or where a
     linker may have changed it (type ids); then the instruction's present value is not checked.
+    ``extends``: ``pointer`` or ``unsigned``, when a smaller one becomes a larger one by zeroes.
     """
 
     number: int
     certain: bool = True
     size: int = 0
-    type: int = 0
+    extends: str = ""
 
 
 class _Field(NamedTuple):
@@ -62,10 +63,9 @@ def value_of(kind: Kind, path: Path) -> Value:
 def _field(path: Path) -> _Field:
     """Measure the field *path* ends at."""
     btf, step = path.btf, path.last
-    holder = btf[step.type]
-    if step.name is None or not isinstance(holder, Composite):
+    if step.name is None:
         raise Unrelocatable("EINVAL", f"{path.text()} is an array element, which has no such property")
-    member = holder.members[step.index]
+    member = btf.member(step.type, step.at)
     type_ = btf.resolve(member.type)
     signed = type_.signed if isinstance(type_, Int | Enum) else False
     if member.bit_size == 0:
@@ -92,11 +92,20 @@ def _sized(btf: Btf, id_: int) -> int:
 
 def _byte_offset(path: Path) -> Value:
     if path.last.name is None:
-        return Value(path.bit_offset // 8, size=_sized(path.btf, path.last.type), type=path.last.type)
+        id_ = path.last.type
+        return Value(path.bit_offset // 8, size=_sized(path.btf, id_), extends=_extends(path.btf, id_))
     field = _field(path)
     if field.bitfield:
         return Value(field.byte_offset, certain=False)
-    return Value(field.byte_offset, size=field.byte_size, type=field.type)
+    return Value(field.byte_offset, size=field.byte_size, extends=_extends(path.btf, field.type))
+
+
+def _extends(btf: Btf, id_: int) -> str:
+    type_ = btf[id_]
+    if isinstance(type_, Ptr):
+        return "pointer"
+    # libbpf compares the whole encoding with "signed": a bool or char counts as unsigned.
+    return "unsigned" if isinstance(type_, Int) and type_.encoding != 1 else ""
 
 
 def _byte_size(path: Path) -> Value:
@@ -116,7 +125,7 @@ def _left_shift(path: Path) -> Value:
 def _enumerator(path: Path) -> Value:
     type_ = path.btf[path.last.type]
     assert isinstance(type_, Enum)
-    number = type_.values[path.last.index][1]
+    number = type_.values[path.last.at][1]
     if type_.kind == type_.kind.ENUM:  # libbpf widens a 32-bit value with its sign, even an unsigned one
         number = ((number & 0xFFFFFFFF) ^ _SIGN32) - _SIGN32
     return Value(number & U64)

@@ -145,7 +145,9 @@ def type_lists(draw) -> list[BtfType]:
     count = draw(st.integers(1, 12))
     reference = st.integers(0, count)
     small = st.integers(0, 200)
-    members = st.lists(st.builds(Member, names | st.just(""), reference, st.integers(0, 1 << 23)), max_size=4)
+    members = st.lists(
+        st.builds(Member, names | st.just(""), reference, st.integers(0, 1 << 23), st.just(0)), max_size=4
+    )
     bitfields = st.lists(st.builds(Member, names, reference, st.integers(0, 1 << 23), st.integers(0, 255)), max_size=4)
     parameters = st.lists(st.tuples(names, reference), max_size=3)
     one = st.one_of(

@@ -1,0 +1,85 @@
+"""The strings of a BTF: the text at an offset, remembered, and the offsets of a text. A module's strings go on where
+those of its base end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import accumulate
+
+from btf.fault import EXIT_USAGE, Fault
+
+_SCANS = 16  # so many texts are looked for one by one; for more, a table of all strings is cheaper
+_MAX_MARKS = 4096  # a kernel has some dozens of names with three underscores
+
+
+class BtfMalformed(Fault):
+    """Bytes that are not usable BTF; the message says at which byte."""
+
+    code = "COR-BTF-001"
+    exit = EXIT_USAGE
+    remedy = "Fetch it again: it must be the whole /sys/kernel/btf/vmlinux of one kernel, or a .btf file of an archive."
+
+
+class Strings(dict[int, str]):
+    """Text by offset: ``strings[offset]`` decodes it once, or raises BtfMalformed. Not UTF-8 becomes surrogates."""
+
+    __slots__ = ("_data", "_marks", "_numbers", "_scans", "_sums", "base", "end", "first")
+
+    def __init__(self, data: bytes, base: Strings | None = None) -> None:
+        super().__init__({0: ""})
+        self.base = base
+        self.first: int = base.end if base is not None else 0
+        self.end: int = self.first + len(data)
+        self._data = data
+        self._scans = 0
+        self._numbers: dict[bytes, int] | None = None  # text → its place among all strings, once there is a table
+        self._sums: list[int] = []  # how many bytes of text there are up to the end of each
+        self._marks: list[int] | None = None
+
+    def __missing__(self, offset: int) -> str:
+        if self.base is not None and offset < self.first:
+            return self.base[offset]
+        start = offset - self.first
+        end = self._data.find(b"\0", start)
+        if start < 0 or end < 0:
+            raise BtfMalformed(f"there is no string at offset {offset}: the strings end at {self.end}")
+        text = self[offset] = self._data[start:end].decode("utf-8", "surrogateescape")
+        return text
+
+    def are_starts(self, offsets: Iterable[int]) -> bool:
+        """Whether no string lies across any of *offsets*: nothing points into the middle of a longer one."""
+        data, before = self._data, self.first + 1
+        return not any(data[offset - before] for offset in offsets if self.first < offset < self.end)
+
+    def every(self, needle: bytes) -> list[int]:
+        """Return every offset where the bytes *needle* are, by looking through all strings."""
+        self._scans += 1
+        found, at = [], self._data.find(needle)
+        while at >= 0:
+            found.append(self.first + at)
+            at = self._data.find(needle, at + 1)
+        return found
+
+    def start_of(self, text: bytes) -> int | None:
+        """Return where the only string that is *text* starts, -1 when none is, None as long as only a scan can tell."""
+        if self._scans < _SCANS:
+            return None
+        if self._numbers is None:
+            parts = self._data.split(b"\0")
+            self._numbers = dict(zip(parts, range(len(parts)), strict=True))
+            self._sums = list(accumulate(map(len, parts)))
+            if len(parts) - parts.count(b"") > len(self._numbers) - 1:  # the same string twice
+                self._numbers = {}
+        if not self._numbers:
+            return None
+        number = self._numbers.get(text)
+        return -1 if number is None else self.first + self._sums[number] - len(text) + number
+
+    def flavoured(self, name: bytes) -> list[int]:
+        """Return every offset where *name* and three underscores are."""
+        if self._marks is None:
+            self._marks = self.every(b"___")
+        if len(self._marks) > _MAX_MARKS:
+            return self.every(name + b"___")
+        starts = (at - self.first - len(name) for at in self._marks)
+        return [self.first + at for at in starts if at >= 0 and self._data.startswith(name, at)]
