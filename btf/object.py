@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from btf.extension import CoreRelocation, FuncInfo, LineInfo
 from btf.insn import SIZE, Insn, heads, isa_level
@@ -17,6 +17,8 @@ from btf.question import Asked, asked
 from btf.sections import SectionMeaning
 from btf.types import Btf
 from btf.uapi import HELPERS, name_of
+
+_T = TypeVar("_T")
 
 
 class Call(NamedTuple):
@@ -135,6 +137,16 @@ class BpfObject:
     def asked(self) -> tuple[tuple[int, Asked], ...]:
         """What its relocations ask of any kernel, by number in ``.BTF.ext``, in the order libbpf resolves them."""
         return asked(self)
+
+    def remember(self, key: Hashable, work_out: Callable[[], _T]) -> _T:
+        """Return what *work_out* returned when first asked for *key*: for what others learn of this object alone."""
+        if key not in self._remembered:
+            self._remembered[key] = work_out()
+        return cast(_T, self._remembered[key])
+
+    @cached_property
+    def _remembered(self) -> dict[Hashable, object]:
+        return {}
 
     @property
     def isa(self) -> str:

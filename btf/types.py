@@ -207,7 +207,10 @@ class Btf(Sequence[BtfType]):
         return self._index
 
     def enum_values(self, enum_name: str) -> dict[str, int]:
-        """Return name → value of every enum called *enum_name*; empty when there is none."""
+        """Return name → value of every enum called *enum_name*, remembered; empty when there is none."""
+        return self.remember(("enum", enum_name), lambda: self._enum_values(enum_name))
+
+    def _enum_values(self, enum_name: str) -> dict[str, int]:
         values: dict[str, int] = {}
         for id_ in self.by_name(enum_name):
             type_ = self[id_]

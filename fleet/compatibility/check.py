@@ -6,7 +6,7 @@ libbpf would refuse to relocate it at all. What no BTF can tell stays unknown.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,8 @@ from btf.relocate import RelocationOutcome, relocate
 from btf.types import Btf
 from fleet.compatibility.decide import answer, conclude, relocation_reasons, without_spares
 from fleet.compatibility.requirements import infer
-from fleet.compatibility.sources import CachedTypes, Known
-from fleet.compatibility.verdict import Evidence, Reason, Verdict
+from fleet.compatibility.sources import Known
+from fleet.compatibility.verdict import Evidence, Reason, Requirement, Verdict
 from inventory.facts import Answer, Fact, Facts
 
 # With both maps, the runner loads of the programs NAME and NAME_perf the one whose buffer the kernel has.
@@ -70,13 +70,25 @@ def check_object(
     facts = {}
     if kernel.release:
         facts["kernel.release"] = Fact("kernel.release", Answer.YES, kernel.release, "told")
-    known = Known(Facts(facts), CachedTypes(kernel.btf), off_host=True)
+    known = Known(Facts(facts), kernel.btf, off_host=True)
     dispensable = {p.name for p in obj.programs if p.optional} | set(optional)
-    needs = (replace(n, optional=n.optional or n.program in dispensable) for n in infer(obj))
-    needed = [answer(need, known) for need in needs]
+    needs = (replace(n, optional=True) if n.program in dispensable and not n.optional else n for n in infer(obj))
+    needed: dict[str, list[Reason]] = {"": []}
+    for reason in _answers(needs, known, kernel):
+        needed.setdefault(reason.requirement.program, []).append(reason)
     outcomes = relocate(obj, kernel.btf)
-    programs = tuple(_program(p, needed, outcomes, optional=p.name in dispensable) for p in obj.programs)
-    whole = tuple(r for r in needed if not r.requirement.program)
+    by_function: dict[tuple[str, str], list[int]] = {}
+    for number, outcome in enumerate(outcomes):
+        by_function.setdefault((outcome.section, outcome.program), []).append(number)
+
+    def check(program: BpfProgram) -> ProgramCheck:
+        own = sorted(n for f in program.functions for n in by_function.get((f.section, f.name), ()))
+        reasons = needed.get(program.name, [])
+        dispensed = program.name in dispensable
+        return _program(program, needed[""], reasons, tuple(outcomes[n] for n in own), optional=dispensed)
+
+    programs = tuple(map(check, obj.programs))
+    whole = tuple(needed[""])
     every = list(dict.fromkeys([*whole, *(r for p in programs for r in p.reasons)]))
     if {m.name for m in obj.maps} >= _TWIN_MAPS:
         every = without_spares(every)
@@ -88,17 +100,31 @@ def check_object(
     return ObjectCheck(name, obj, kernel, verdict, evidence, whole, programs, outcomes)
 
 
+def _answers(needs: Iterable[Requirement], known: Known, kernel: KernelBtf) -> Iterator[Reason]:
+    """Answer *needs*; what is asked of a kernel is the same whichever program asks, so its BTF remembers the answer."""
+    answers: dict[tuple[str, str, str], Reason] = kernel.btf.remember(("answers", kernel.release), dict)
+    for need in needs:
+        asked = need.kind, need.subject, need.context
+        found = answers.get(asked)
+        if found is None:
+            found = answers[asked] = answer(need, known)
+        rest = found.answer, found.evidence, found.code, found.detail, found.source, found.errno, found.unlock
+        yield Reason(need, *rest)
+
+
 def _program(
-    program: BpfProgram, needed: Sequence[Reason], outcomes: Sequence[RelocationOutcome], *, optional: bool
+    program: BpfProgram,
+    whole: Sequence[Reason],
+    needed: Sequence[Reason],
+    outcomes: tuple[RelocationOutcome, ...],
+    *,
+    optional: bool,
 ) -> ProgramCheck:
-    own = tuple(o for o in outcomes if any(f.holds(o.section, o.insn) for f in program.functions))
     # A subprogram is as dispensable as the program that calls it.
     names = {f.name for f in program.functions} if optional else ()
-    reasons = tuple(r for r in needed if r.requirement.program == program.name)
-    reasons += relocation_reasons(own or None, wanted=False, optional=names)
-    whole = [r for r in needed if not r.requirement.program]
+    reasons = (*needed, *relocation_reasons(outcomes or None, wanted=False, optional=names))
     verdict, _, _ = conclude([*whole, *(_wanted(r) if optional else r for r in reasons)])
-    return ProgramCheck(program, verdict, reasons, own, optional)
+    return ProgramCheck(program, verdict, reasons, outcomes, optional)
 
 
 def _wanted(reason: Reason) -> Reason:

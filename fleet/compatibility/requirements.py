@@ -53,7 +53,11 @@ _PATTERN = frozenset("*?")  # kprobe.multi/tcp_* names no single function
 
 
 def infer(obj: BpfObject) -> tuple[Requirement, ...]:
-    """Return what *obj* needs, without duplicates: first what all of it needs, then program by program."""
+    """Return what *obj* needs, without duplicates: first what all of it needs, then program by program; remembered."""
+    return obj.remember("requirements", lambda: _infer(obj))
+
+
+def _infer(obj: BpfObject) -> tuple[Requirement, ...]:
     return tuple(dict.fromkeys([*_whole(obj), *(need for p in obj.programs for need in _program(obj, p))]))
 
 

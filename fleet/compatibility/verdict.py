@@ -33,7 +33,10 @@ class Evidence(StrEnum):
     @property
     def strength(self) -> int:
         """Return 0 for the weakest, 4 for the strongest."""
-        return list(Evidence).index(self)
+        return _STRENGTH[self]
+
+
+_STRENGTH = {evidence: number for number, evidence in enumerate(Evidence)}
 
 
 @dataclass(frozen=True, slots=True)
