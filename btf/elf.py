@@ -18,8 +18,9 @@ Buffer = bytes | bytearray | mmap.mmap  # what can be sliced and searched withou
 EM_BPF = 247
 SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
 SHF_EXECINSTR = 4
-STT_FUNC = 2
-STB_WEAK = 2
+STT_OBJECT, STT_FUNC = 1, 2
+STB_LOCAL, STB_WEAK = 0, 2
+STV_DEFAULT = 0
 SHN_UNDEF, SHN_LORESERVE, _SHN_XINDEX = 0, 0xFF00, 0xFFFF
 
 _MAX_SHARED = 16  # names may share bytes (linkers store a suffix once), but not so that they add up to more than this
@@ -76,6 +77,7 @@ class Symbol(NamedTuple):
     type: int
     bind: int
     section: int
+    visibility: int = 0
 
 
 class Elf:
@@ -150,10 +152,10 @@ class Elf:
         found = []
         for row in self._rows(table, self._class.symbol):
             if self._class.symbol_bits == 8:
-                name, value, size, info, _, home = row
+                name, value, size, info, other, home = row
             else:
-                name, info, _, home, value, size = row
-            found.append(Symbol(names.at(name), value, size, info & 15, info >> 4, home))
+                name, info, other, home, value, size = row
+            found.append(Symbol(names.at(name), value, size, info & 15, info >> 4, home, other & 3))
         return found
 
     def relocations(self, section: Section) -> Iterator[tuple[int, int]]:

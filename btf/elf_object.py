@@ -6,7 +6,7 @@ The bytes may come from anybody: every trouble is ObjectMalformed, and nothing i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 
 from btf.elf import (
@@ -17,8 +17,11 @@ from btf.elf import (
     SHT_PROGBITS,
     SHT_REL,
     SHT_RELA,
+    STB_LOCAL,
     STB_WEAK,
     STT_FUNC,
+    STT_OBJECT,
+    STV_DEFAULT,
     Elf,
     ElfMalformed,
     Symbol,
@@ -28,7 +31,7 @@ from btf.fault import EXIT_USAGE, Fault
 from btf.insn import CALL, LD_IMM64, PSEUDO_CALL, SIZE, decode_insns, heads
 from btf.kinds import Datasec, Func, Kind, Var
 from btf.maps import BpfMap, btf_maps, legacy_maps
-from btf.object import BpfFunction, BpfObject, BpfProgram, Call, Extern
+from btf.object import BpfFunction, BpfObject, BpfProgram, Call, DataSection, Extern, Reference, Variable
 from btf.parse import BtfMalformed, parse_btf
 from btf.sections import section_meaning
 from btf.types import Btf
@@ -82,7 +85,8 @@ class _Reader:
         raw_btf, raw_extension = self._named(".BTF"), self._named(".BTF.ext")
         btf = parse_btf(raw_btf) if raw_btf else None
         extension = parse_extension(raw_extension, btf) if raw_extension and btf else Extension()
-        functions = sorted(self._functions(), key=lambda f: (f.section, f.start))
+        described = {(row.section, row.insn) for row in extension.functions}
+        functions = sorted(self._functions(described), key=lambda f: (f.section, f.start))
         by_start = {(f.section, f.start): f for f in functions}
         calls = _Calls(by_start)
         return BpfObject(
@@ -94,11 +98,7 @@ class _Reader:
                 BpfProgram(f, section_meaning(f.section), calls.reached(f)) for f in functions if f.section != ".text"
             ),
             maps=tuple((btf_maps(btf) if btf else []) + self._legacy_maps()),
-            data_sections=tuple(
-                s.name
-                for s in self._sections
-                if s.size and any(s.name == d or s.name.startswith(f"{d}.") for d in _DATA)
-            ),
+            data=tuple(self._data_sections()),
             externs=tuple(self._externs(btf)) if btf else (),
             btf=btf,
             function_info=extension.functions,
@@ -107,7 +107,19 @@ class _Reader:
             by_start=by_start,
         )
 
-    def _functions(self) -> Iterator[BpfFunction]:
+    def _data_sections(self) -> Iterator[DataSection]:
+        for section in self._sections:
+            if section.size and any(section.name == d or section.name.startswith(f"{d}.") for d in _DATA):
+                symbols = self._symbols_of.get(section.number, ())
+                variables = (Variable(s.name, s.value, s.size) for s in symbols if s.type == STT_OBJECT and s.name)
+                yield DataSection(
+                    section.name,
+                    section.size,
+                    self._elf.bytes_of(section),
+                    tuple(sorted(variables, key=lambda v: (v.offset, v.name))),
+                )
+
+    def _functions(self, described: Container[tuple[str, int]]) -> Iterator[BpfFunction]:
         targets = self._targets()
         left = len(self._data)
         for section in self._sections:
@@ -125,9 +137,12 @@ class _Reader:
                 if left < 0:
                     raise ObjectMalformed(f"the functions of section {section.name} overlap at byte {start}")
                 insns = decode_insns(code[start : start + size], big_endian=self._elf.big_endian)
-                yield self._named_by(
-                    BpfFunction(symbol.name, section.name, start, insns), targets.get(section.number, {})
+                # Without a description of it the kernel takes every function for a static one.
+                is_global = (
+                    symbol.bind != STB_LOCAL and symbol.visibility == STV_DEFAULT and (section.name, start) in described
                 )
+                function = BpfFunction(symbol.name, section.name, start, insns, is_global=is_global)
+                yield self._named_by(function, targets.get(section.number, {}))
 
     def _targets(self) -> dict[int, dict[int, Symbol]]:
         """Return, by section number, instruction byte offset → symbol."""
@@ -149,6 +164,7 @@ class _Reader:
         found: list[Call] = []
         externs: dict[str, None] = {}
         maps: dict[str, None] = {}
+        references: list[Reference] = []
         for index, insn in heads(function.instructions):
             at = function.start + SIZE * index
             calls = insn.code == CALL and insn.src == PSEUDO_CALL
@@ -160,6 +176,8 @@ class _Reader:
             home, value = symbol.section, symbol.value
             if home == SHN_UNDEF:
                 externs[symbol.name] = None
+                if insn.code == LD_IMM64:
+                    references.append(Reference(at, "", 0, symbol.name))
             elif home >= SHN_LORESERVE:
                 continue
             elif home >= len(self._sections):
@@ -172,7 +190,11 @@ class _Reader:
                     found.append(Call(at, (self._sections[home].name, value + SIZE * (insn.imm + 1))))
                 elif insn.code == LD_IMM64:
                     found.append(Call(at, (self._sections[home].name, value + insn.imm)))
-        return replace(function, calls=tuple(found), externs=tuple(externs), maps=tuple(maps))
+            elif insn.code == LD_IMM64:
+                references.append(Reference(at, self._sections[home].name, value + insn.imm, symbol.name))
+        return replace(
+            function, calls=tuple(found), externs=tuple(externs), maps=tuple(maps), references=tuple(references)
+        )
 
     def _legacy_maps(self) -> list[BpfMap]:
         section = self._elf.named("maps")
@@ -189,11 +211,11 @@ class _Reader:
                 assert isinstance(section, Datasec)
                 for variable, _, _ in section.variables:
                     match btf[variable]:
-                        case Func(name=name):
-                            yield Extern(name, origin, name in weak, typed=True, function=True)
+                        case Func(name=name, type=type_):
+                            yield Extern(name, origin, name in weak, typed=True, function=True, type=type_)
                         case Var(name=name, type=type_):
                             typed = btf.resolve(type_).kind != Kind.VOID
-                            yield Extern(name, origin, name in weak, typed=typed, function=False)
+                            yield Extern(name, origin, name in weak, typed=typed, function=False, type=type_)
                         case _:
                             pass
 

@@ -28,6 +28,38 @@ class Call(NamedTuple):
     callee: tuple[str, int]
 
 
+class Reference(NamedTuple):
+    """The 64-bit load at byte ``insn`` takes the address of byte ``offset`` of a section, or of a kernel symbol."""
+
+    insn: int
+    section: str  # empty for a symbol of the kernel
+    offset: int
+    name: str = ""  # the symbol's, where it has one
+
+
+class Variable(NamedTuple):
+    """A variable at byte ``offset`` of its section, of ``size`` bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataSection:
+    """A non-empty section of global data, which becomes a map; ``contents`` are empty when it starts as zeros."""
+
+    name: str
+    size: int
+    contents: bytes = field(default=b"", repr=False)
+    variables: tuple[Variable, ...] = ()  # by offset
+
+    @property
+    def constant(self) -> bool:
+        """Whether the loader makes it read-only and freezes it before it loads programs."""
+        return self.name == ".rodata" or self.name.startswith(".rodata.")
+
+
 @dataclass(frozen=True, slots=True)
 class BpfFunction:
     """A function: ``start`` is its byte offset in ``section``."""
@@ -39,6 +71,8 @@ class BpfFunction:
     calls: tuple[Call, ...] = ()
     externs: tuple[str, ...] = ()  # kernel symbols that its instructions name
     maps: tuple[str, ...] = ()  # maps that its instructions name
+    references: tuple[Reference, ...] = ()  # addresses of data and kernel symbols that its instructions take
+    is_global: bool = False  # looked at by the verifier by itself, knowing nothing of its callers
 
     @property
     def end(self) -> int:
@@ -113,6 +147,7 @@ class Extern:
     weak: bool
     typed: bool
     function: bool
+    type: int = 0  # in the object's BTF: of the variable, or the function's prototype
 
 
 @dataclass(frozen=True)
@@ -125,7 +160,7 @@ class BpfObject:
     functions: tuple[BpfFunction, ...]
     programs: tuple[BpfProgram, ...]
     maps: tuple[BpfMap, ...]
-    data_sections: tuple[str, ...]  # non-empty ones; each becomes a map of global data
+    data: tuple[DataSection, ...]
     externs: tuple[Extern, ...]
     btf: Btf | None
     function_info: tuple[FuncInfo, ...]
@@ -147,6 +182,11 @@ class BpfObject:
     @cached_property
     def _remembered(self) -> dict[Hashable, object]:
         return {}
+
+    @property
+    def data_sections(self) -> tuple[str, ...]:
+        """The names of its sections of global data."""
+        return tuple(section.name for section in self.data)
 
     @property
     def isa(self) -> str:

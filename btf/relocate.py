@@ -15,11 +15,12 @@ from btf.access import Path
 from btf.candidates import Answer, Candidates, candidates
 from btf.compatible import Refused, Unrelocatable
 from btf.extension import RelocationKind
+from btf.guard import Guard, Reach, fates
 from btf.insn import Insn
+from btf.memory import Given
 from btf.object import BpfObject
 from btf.patch import POISON, patch, poison
 from btf.question import Asked, Question
-from btf.reach import reached
 from btf.types import Btf
 from btf.value import ABSENT
 
@@ -45,6 +46,8 @@ class RelocationOutcome(NamedTuple):
     errno: str | None = None
     ours: Path | None = None  # what is named, in the object's types
     theirs: Path | None = None  # what it was resolved by, in the kernel's
+    guard: Guard | None = None  # of a guarded one: the branch that leads around it
+    reached_by: tuple[str, ...] = ()  # of a poisoned one: the programs that reach it
 
     @property
     def fatal(self) -> bool:
@@ -52,13 +55,16 @@ class RelocationOutcome(NamedTuple):
         return self.outcome in ("ambiguous", "failed")
 
 
-def relocate(obj: BpfObject, target: Btf) -> tuple[RelocationOutcome, ...]:
-    """Return the outcome of every CO-RE relocation of *obj* against *target*, in the order of ``.BTF.ext``."""
-    return relocated(obj, target)[0]
+def relocate(obj: BpfObject, target: Btf, given: Given | None = None) -> tuple[RelocationOutcome, ...]:
+    """Return the outcome of every CO-RE relocation of *obj* against *target*, in the order of ``.BTF.ext``.
+
+    *given* is what else is known of the kernel and the load; it decides what of the poison is guarded.
+    """
+    return relocated(obj, target, given)[0]
 
 
 def relocated(
-    obj: BpfObject, target: Btf
+    obj: BpfObject, target: Btf, given: Given | None = None
 ) -> tuple[tuple[RelocationOutcome, ...], dict[tuple[str, int], tuple[Insn, ...]]]:
     """As :func:`relocate`, and the changed instruction slots by (section, byte offset)."""
     outcomes: dict[int, RelocationOutcome] = {}
@@ -70,10 +76,14 @@ def relocated(
         if slots:
             patches[asked.row.section, asked.row.insn] = slots
     in_order = [outcomes[number] for number in range(len(outcomes))]
-    if any(o.outcome == "poisoned" for o in in_order):
-        alive = reached(obj, patches)
+    places = {(o.section, o.insn) for o in in_order if o.outcome == "poisoned"}
+    if places:
+        named = {(o.section, o.insn): (o.kind, o.local) for o in in_order}
+        fate = fates(Reach(obj, patches, target, given), obj, places, named)
         in_order = [
-            o._replace(guarded=True) if o.outcome == "poisoned" and (o.section, o.insn) not in alive else o
+            o._replace(guarded=not f.reached_by, guard=f.guard, reached_by=f.reached_by)
+            if o.outcome == "poisoned" and (f := fate[o.section, o.insn])
+            else o
             for o in in_order
         ]
     return tuple(in_order), patches

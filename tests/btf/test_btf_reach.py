@@ -9,8 +9,10 @@ from test_btf_relocate import HEAD
 from btf.elf_object import read_object
 from btf.flow import has_loop
 from btf.insn import EXIT, JA, LD_IMM64, Insn
+from btf.memory import Given
 from btf.parse import parse_btf
 from btf.relocate import relocate
+from btf.verifier import abilities
 
 KERNEL = "struct t { int a, b; } t; enum e { A } e;"
 LOCAL = "struct t { int a, gone; } CORE; enum e { A, GONE }; struct none { int x; } CORE;\n"
@@ -53,12 +55,14 @@ CASES = {
 @pytest.mark.kernel
 @pytest.mark.parametrize("cpu", ["v2", "v3"])
 @pytest.mark.parametrize("case", CASES, ids=lambda name: name.replace(" ", "-"))
-def test_the_kernel_agrees(compile_bpf, btf_bytes, tmp_path, case, cpu) -> None:
+def test_the_kernel_agrees(compile_bpf, btf_bytes, vmlinux, tmp_path, case, cpu) -> None:
     body, before, loads = CASES[case]
     slug = "reach_" + case.replace(" ", "_").replace(",", "")
     raw = btf_bytes("reach_kernel.c", text=KERNEL)
     path = compile_bpf(f"{slug}.bpf.c", cpu=cpu, text=HEAD + LOCAL + before + f"PROG({body})")
-    results = relocate(read_object(path.read_bytes()), parse_btf(raw))
+    # The types are made up, the verifier is the running one.
+    given = Given(able=abilities(vmlinux))
+    results = relocate(read_object(path.read_bytes()), parse_btf(raw), given)
     assert any(r.outcome == "poisoned" for r in results)
     assert all(r.guarded for r in results if r.outcome == "poisoned") == loads
     truth = ask_libbpf(path, write_btf(tmp_path / "kernel.btf", raw))
@@ -83,3 +87,28 @@ def test_a_loop_is_a_way_back() -> None:
     # Jumping back is no loop when nothing leads on to the jump again.
     assert not has_loop([Insn(JA, 0, 0, 2, 0), stay, leave, Insn(JA, 0, 0, -3, 0)])
     assert not has_loop([Insn(JA, 0, 0, 100, 0), leave])
+
+
+GUARDS = """
+SEC("raw_tp/sched_switch") int prog(u64 *ctx)
+{
+    struct t *t = (void *)ctx[0];
+    int v = 3;
+
+    if (bpf_core_field_exists(t->gone)) // field
+        bpf_core_read(&v, 4, &t->gone);
+    if (!bpf_core_type_exists(struct none)) // type
+        return v;
+    return bpf_core_read(&v, 4, &t->gone);
+}
+"""
+
+
+def test_the_guard_is_named_with_its_line_and_what_it_asked(compile_bpf, btf_bytes) -> None:
+    path = compile_bpf("reach_guards.bpf.c", text=HEAD + LOCAL + GUARDS)
+    obj = read_object(path.read_bytes())
+    results = relocate(obj, parse_btf(btf_bytes("reach_kernel.c", text=KERNEL)))
+    guards = [r.guard for r in results if r.outcome == "poisoned"]
+    assert [(g.kind, g.local) for g in guards] == [("field_exists", "t.gone"), ("type_exists", "struct none")]
+    lines = [obj.line_at(g.section, g.insn) for g in guards]
+    assert [line.text.partition("// ")[2] for line in lines] == ["field", "type"]
