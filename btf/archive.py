@@ -10,20 +10,18 @@ offsets.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import lzma
 import os
 import re
-import tarfile
 import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
-from btf.elf import Elf, ElfMalformed
-from btf.fault import EXIT_USAGE, Fault
+from btf.btf_file import BtfUnreadable, read_btf_file, release_of_file
+from btf.fault import Fault
 from btf.parse import MAX_BTF, BtfMalformed, parse_btf
 from btf.types import Btf
 
@@ -51,14 +49,6 @@ class ArchiveUnwritable(Fault):
 
     code = "COR-BTF-022"
     remedy = "Make room, or correct the folder's owner and mode; nothing that was stored is lost."
-
-
-class BtfUnreadable(Fault):
-    """A file that should hold BTF cannot be read."""
-
-    code = "COR-BTF-023"
-    exit = EXIT_USAGE
-    remedy = "Give raw BTF, an ELF file with a .BTF section, or an archive's .btf.tar.xz."
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,63 +134,6 @@ class Archive:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return entry if _DIGEST.fullmatch(entry.sha256) else None
-
-
-def read_btf_file(path: Path, *, limit: int = MAX_BTF) -> bytes:
-    """Return the BTF in *path*: raw, the ``.BTF`` section of an ELF file, or a BTF archive's ``.btf.tar.xz``.
-
-    Raise BtfUnreadable, also for more than *limit* bytes, packed or unpacked. What comes back is not parsed yet.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise BtfUnreadable(f"{path}: {error.strerror}") from None
-    if len(data) > limit:
-        raise BtfUnreadable(f"{path}: larger than {limit} bytes")
-    if data[:6] == b"\xfd7zXZ\0":
-        return _from_tar(path, data, limit)
-    if data[:4] == b"\x7fELF":
-        return _from_elf(path, data)
-    return data
-
-
-def _from_tar(path: Path, data: bytes, limit: int) -> bytes:
-    """Return the only ``.btf`` of a compressed tar; what it unpacks to is bounded."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r|xz") as tar:
-            for member in tar:
-                if member.isfile() and member.name.endswith(".btf"):
-                    if member.size > limit:
-                        raise BtfUnreadable(f"{path}: {member.name} is larger than {limit} bytes")
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    return file.read(member.size)
-                if tar.offset > limit:
-                    break
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
-        raise BtfUnreadable(f"{path}: not a whole .tar.xz: {error}") from None
-    raise BtfUnreadable(f"{path}: no .btf inside")
-
-
-def _from_elf(path: Path, data: bytes) -> bytes:
-    try:
-        elf = Elf(data)
-    except ElfMalformed as error:
-        raise BtfUnreadable(f"{path}: a broken ELF file: {error.message}") from None
-    found = elf.bytes_of(elf.named(".BTF"))
-    if not found:
-        raise BtfUnreadable(f"{path}: no .BTF section; the kernel's debug build has one")
-    return found
-
-
-def release_of_file(path: Path) -> str | None:
-    """Return the kernel release that a BTF archive's file name says, or None: ``5.4.0-92-generic.btf.tar.xz``."""
-    name = path.name
-    for suffix in (".btf.tar.xz", ".btf"):
-        if name.endswith(suffix) and re.match(r"\d+\.\d+", name):
-            return unquote(name.removesuffix(suffix))
-    return None
 
 
 def _write_whole(path: Path, data: bytes) -> None:

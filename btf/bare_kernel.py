@@ -49,11 +49,11 @@ def packed_inside(data: Buffer) -> tuple[str, bytearray] | None:
     return None
 
 
-def names_in(data: Buffer, banner: str) -> tuple[str | None, str | None]:
+def names_in(data: Buffer, banner: str, end: int | None = None) -> tuple[str | None, str | None]:
     """Return (``uname -r``, ``uname -v``) by the boot header's text or the kernel's own; None when it has several."""
     if found := re.match(r"(\d\S{0,127}) \(.*\) (#.{1,127})", banner):
         return printable(found[1]), printable(found[2])
-    said = {(m[1], m[2]) for m in BANNER.finditer(data)}
+    said = {(m[1], m[2]) for m in BANNER.finditer(data, 0, len(data) if end is None else end)}
     if len(said) != 1:
         return None, None
     release, version = said.pop()
@@ -132,9 +132,9 @@ def _elf_inside(data: Buffer) -> Iterator[tuple[int, int]]:
         at = data.find(b"\x7fELF", at + 1)
 
 
-def config_in(data: Buffer) -> str | None:
+def config_in(data: Buffer, end: int | None = None) -> str | None:
     """Return the kconfig that CONFIG_IKCONFIG puts between its marks (kernel/configs.c), or None."""
-    at = data.find(b"IKCFG_ST\x1f\x8b\x08")
+    at = data.find(b"IKCFG_ST\x1f\x8b\x08", 0, len(data) if end is None else end)
     if at < 0:
         return None
     try:

@@ -6,13 +6,14 @@ open. What is found there is exact: the BTF is proven by parsing all of it, and 
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from btf.architecture import architecture
 from btf.bare_kernel import BANNER, btf_in, build_id_in, config_in, names_in, packed_inside
-from btf.elf import Buffer, Elf, ElfMalformed
+from btf.elf import SHT_NOBITS, Buffer, Elf, ElfMalformed
 from btf.fault import EXIT_USAGE, Fault
 from btf.parse import BtfMalformed, parse_btf
 from btf.unpack import PackedMalformed, UnpacksTooLarge, packing_of, unpack
@@ -21,7 +22,7 @@ _MAX_LAYERS = 4
 # e_machine → the kernel's own word; both byte orders of one are told apart where distributions have both.
 _MACHINES = {3: "i686", 22: "s390x", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64", 258: "loongarch64"}
 _PPC64 = 21
-_SHT_NOTE, _GNU_BUILD_ID = 7, 3
+_SHT_NOTE, _SHF_ALLOC, _GNU_BUILD_ID = 7, 2, 3
 
 
 class ImageUnreadable(Fault):
@@ -48,6 +49,14 @@ class KernelImage:
     btf: bytes | None = None
     why: str = ""
     config: str | None = field(default=None, repr=False)
+
+    @property
+    def kernel_id(self) -> str | None:
+        """The id that the facts of a host will have that boots it: GNU build-id, else the BTF's digest; or None."""
+        arch = self.arch or "unknown"
+        if self.build_id:
+            return f"{self.build_id}/{arch}"
+        return f"btf-{hashlib.sha256(self.btf).hexdigest()[:40]}/{arch}" if self.btf else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +154,14 @@ def _from_elf(data: Buffer, layers: list[str], arch: str | None, banner: str) ->
         why = "no .BTF section: this kernel was built without BTF, or it was stripped of it"
     else:
         parse_btf(btf)
-    release, version = names_in(data, banner)
-    if btf is None and not release and not BANNER.search(data):
+    # Debug information lies behind what is loaded, and may be ten times as long.
+    end = max((s.offset + s.size for s in elf.sections if s.flags & _SHF_ALLOC and s.type != SHT_NOBITS), default=0)
+    release, version = names_in(data, banner, end)
+    if btf is None and not release and not BANNER.search(data, 0, end):
         raise ImageUnreadable("an ELF file that is no kernel: no `Linux version`, no BTF")
-    return KernelImage(tuple(layers), release, version, _arch(elf) or arch, _build_id(elf), btf, why, config_in(data))
+    return KernelImage(
+        tuple(layers), release, version, _arch(elf) or arch, _build_id(elf), btf, why, config_in(data, end)
+    )
 
 
 def _from_memory(data: Buffer, layers: list[str], arch: str | None, banner: str) -> KernelImage:
@@ -169,12 +182,17 @@ def _arch(elf: Elf) -> str | None:
 
 
 def _build_id(elf: Elf) -> str | None:
-    """Return what /sys/kernel/notes will say: the first note of owner GNU and type 3."""
-    for section in elf.sections:
-        if section.type == _SHT_NOTE or section.name == ".notes":
-            for owner, kind, content in _notes(elf.bytes_of(section), big_endian=elf.big_endian):
-                if owner == b"GNU\0" and kind == _GNU_BUILD_ID and 4 <= len(content) <= 64:
-                    return content.hex()
+    """Return what /sys/kernel/notes will say."""
+    sections = (s for s in elf.sections if s.type == _SHT_NOTE or s.name == ".notes")
+    found = (gnu_build_id(elf.bytes_of(section), big_endian=elf.big_endian) for section in sections)
+    return next((build_id for build_id in found if build_id), None)
+
+
+def gnu_build_id(notes: bytes, *, big_endian: bool) -> str | None:
+    """Return the content of the first note of owner GNU and type 3 in hex, or None."""
+    for owner, kind, content in _notes(notes, big_endian=big_endian):
+        if owner == b"GNU\0" and kind == _GNU_BUILD_ID and 4 <= len(content) <= 64:
+            return content.hex()
     return None
 
 
@@ -191,4 +209,4 @@ def _notes(data: bytes, *, big_endian: bool) -> Iterator[tuple[bytes, int, bytes
 
 
 __all__ = ["BtfMalformed", "Buffer", "ElfMalformed", "ImageUnreadable", "KernelImage", "PackedMalformed",
-           "UnpacksTooLarge", "read_kernel_image"]  # fmt: skip
+           "UnpacksTooLarge", "gnu_build_id", "read_kernel_image"]  # fmt: skip

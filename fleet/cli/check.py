@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from btf.fault import EXIT_NO, EXIT_USAGE, EXIT_WAITS, Fault, printable
-from fleet.cli.output import emit_document
+from btf.fault import EXIT_NO, EXIT_USAGE, EXIT_WAITS, Fault
+from fleet.cli.output import emit_document, narrate
 from fleet.cli.settings import Settings, pass_settings
-
-if TYPE_CHECKING:
-    from fleet.compatibility.check import KernelBtf
-
-RUNNING_BTF = Path("/sys/kernel/btf/vmlinux")
 
 
 class NothingToCheck(Fault):
@@ -27,14 +18,6 @@ class NothingToCheck(Fault):
     code = "COR-CLI-020"
     exit = EXIT_USAGE
     remedy = "Give the path of a .bpf.o or a program's name, and --btf FILE where this kernel shows no BTF of its own."
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a kernel's BTF comes from, before it is read."""
-
-    data: bytes
-    release: str | None
 
 
 @click.command()
@@ -48,6 +31,20 @@ class _Source:
 )
 @click.option(
     "--kernel", "kernel_ids", multiple=True, help="A kernel build whose BTF is in the archive; may be repeated."
+)
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A kernel image: vmlinuz, vmlinux, Image, EFI zboot; may be repeated.",
+)
+@click.option("--installed", is_flag=True, help="Every kernel installed here that could boot next.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("/"),
+    help="With --installed: where the system is mounted whose kernels are meant.  [default: /]",
 )
 @click.option("--relocations", is_flag=True, help="Every CO-RE relocation: where, what, and what becomes of it.")
 @click.option(
@@ -66,19 +63,31 @@ def check(
     objects: tuple[str, ...],
     btf_files: tuple[Path, ...],
     kernel_ids: tuple[str, ...],
+    images: tuple[Path, ...],
     *,
+    installed: bool,
+    root: Path,
     relocations: bool,
     output: str,
 ) -> None:
     """Say for each OBJECT whether it would load on each kernel, and if not, which line asks for what is not there.
 
-    Exit code 0: all fit; 3: some kernel refuses an object; 6: BTF alone cannot tell.
+    Exit code 0: all fit; 3: some kernel refuses an object; 6: BTF alone cannot tell, or an
+    installed kernel has none.
     """
     from btf.elf_object import read_object
+    from fleet.cli import kernel_sources
     from fleet.compatibility.check import check_object, document
 
     read = [(name, read_object(data), optional) for name, data, optional in _objects(objects, settings)]
-    kernels = [_kernel(source) for source in _sources(btf_files, kernel_ids, settings)]
+    unread: list[Fault] = []
+    kernels = list(kernel_sources.installed(root, unread)) if installed else []
+    if not installed or btf_files or kernel_ids or images:
+        kernels += kernel_sources.chosen(btf_files, kernel_ids, images, settings.archive())
+    for fault in unread:
+        narrate(f"{fault.code}: {fault.message}", quiet=settings.quiet)
+    if not kernels:
+        raise kernel_sources.NoSuchKernel(f"no kernel with BTF is installed under {root}")
     checks = [check_object(name, obj, kernel, optional=optional) for name, obj, optional in read for kernel in kernels]
     if output == "json":
         emit_document("check", document(checks, relocations=relocations))
@@ -89,7 +98,7 @@ def check(
     verdicts = {c.verdict.value for c in checks}
     if verdicts & {"refused", "blocked"}:
         context.exit(EXIT_NO)
-    if "unknown" in verdicts:
+    if "unknown" in verdicts or unread:
         context.exit(EXIT_WAITS)
 
 
@@ -112,34 +121,3 @@ def _objects(names: tuple[str, ...], settings: Settings) -> Iterator[tuple[str, 
                 yield name, file.read(MAX_OBJECT + 1), optional
         except OSError as error:
             raise NothingToCheck(f"{name}: {error.strerror}") from None
-
-
-def _sources(files: tuple[Path, ...], kernel_ids: tuple[str, ...], settings: Settings) -> Iterator[_Source]:
-    from btf.archive import read_btf_file, release_of_file
-
-    for path in files:
-        running = path == RUNNING_BTF
-        yield _Source(read_btf_file(path), platform.release() if running else release_of_file(path))
-    archive = settings.archive() if kernel_ids else None
-    for wanted in kernel_ids:
-        assert archive is not None
-        sha256 = archive.for_kernel(wanted)
-        if sha256 is None:
-            raise NothingToCheck(
-                f"the archive has no BTF of kernel {wanted!r}", remedy="`corollout kernels import` adds it."
-            )
-        yield _Source(archive.get(sha256), None)
-    if not files and not kernel_ids:
-        if not RUNNING_BTF.exists():
-            raise NothingToCheck("this kernel shows no BTF, and no --btf was given")
-        yield _Source(read_btf_file(RUNNING_BTF), platform.release())
-
-
-def _kernel(source: _Source) -> KernelBtf:
-    from btf.architecture import architecture
-    from btf.parse import parse_btf
-    from fleet.compatibility.check import KernelBtf
-
-    btf = parse_btf(source.data)
-    release = printable(source.release) if source.release else None
-    return KernelBtf(btf, hashlib.sha256(source.data).hexdigest(), release, architecture(btf))

@@ -36,7 +36,8 @@ def _check(check: ObjectCheck, *, relocations: bool) -> Iterator[str]:
             if reason.requirement.kind != "relocation":
                 yield from _reason(f"{check.name}: {program.program.name}", reason, optional=program.optional)
     yield from _untold(check)
-    yield printable(f"{check.name}: {check.verdict.value} on {where} — {_summary(check)}")
+    when = "next boot: " if check.kernel.next_boot else ""
+    yield printable(f"{when}{check.name}: {check.verdict.value} on {where} — {_summary(check)}")
 
 
 def _told_once(outcomes: Sequence[RelocationOutcome]) -> list[RelocationOutcome]:

@@ -25,12 +25,18 @@ _TWIN_MAPS = frozenset({"events", "events_perf"})
 
 @dataclass(frozen=True, slots=True)
 class KernelBtf:
-    """A kernel as far as it is known: its BTF and that BTF's digest; release and architecture where they are."""
+    """A kernel as far as it is known: its BTF and that BTF's digest; name and kconfig where they are.
+
+    ``config`` maps a kconfig symbol (``CONFIG_BPF``) to ``y m n`` or text; ``next_boot``: installed, but not what runs.
+    """
 
     btf: Btf
     sha256: str
     release: str | None = None
     arch: str | None = None
+    build_id: str | None = None
+    config: Mapping[str, str] | None = None
+    next_boot: bool = False
 
     @property
     def name(self) -> str:
@@ -70,6 +76,8 @@ def check_object(
     facts = {}
     if kernel.release:
         facts["kernel.release"] = Fact("kernel.release", Answer.YES, kernel.release, "told")
+    if kernel.config:
+        facts["kconfig"] = Fact("kconfig", Answer.YES, dict(kernel.config), "told")
     known = Known(Facts(facts), kernel.btf, off_host=True)
     dispensable = {p.name for p in obj.programs if p.optional} | set(optional)
     needs = (replace(n, optional=True) if n.program in dispensable and not n.optional else n for n in infer(obj))
@@ -157,6 +165,8 @@ def document(checks: Sequence[ObjectCheck], *, relocations: bool = False) -> dic
                 "kernel": {
                     "release": check.kernel.release,
                     "arch": check.kernel.arch,
+                    "build_id": check.kernel.build_id,
+                    "next_boot": check.kernel.next_boot,
                     "btf_sha256": check.kernel.sha256,
                 },
                 "verdict": check.verdict.value,

@@ -50,7 +50,7 @@ def elf(sections: dict[str, bytes], *, machine: int = 62, order: str = "<", wide
     fields = (2, machine, 1, 0, 0, table, 0, head, 0, 0, entry, len(rows), len(rows) - 1)
     out = ident + struct.pack(f"{order}HHI{word * 3}IHHHHHH", *fields) + body
     for name, kind, start, size in rows:
-        out += struct.pack(f"{order}II{word * 4}II{word * 2}", name, kind, 0, 0, start, size, 0, 0, 1, 0)
+        out += struct.pack(f"{order}II{word * 4}II{word * 2}", name, kind, 2, 0, start, size, 0, 0, 1, 0)
     return out
 
 

@@ -1,0 +1,147 @@
+"""The kernels that a command is told to look at: BTF files, builds of the archive, images, the running one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from btf.fault import EXIT_USAGE, Fault, printable
+
+if TYPE_CHECKING:
+    from btf.archive import Archive
+    from btf.kernel_image import KernelImage
+    from fleet.compatibility.check import KernelBtf
+
+# Where distributions put the kernels that may boot next.
+INSTALLED = ("boot/vmlinuz-*", "boot/vmlinux-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz")
+_MAX_CONFIG = 4 << 20
+
+
+class NoSuchKernel(Fault):
+    """A kernel that is named is not at hand, or has no BTF to look at."""
+
+    code = "COR-CLI-021"
+    exit = EXIT_USAGE
+    remedy = "`corollout kernels list -o wide` shows what the archive has; --btf and --image take files."
+
+
+def from_file(path: Path) -> KernelBtf:
+    """Return the kernel whose BTF is in *path*."""
+    from btf.btf_file import read_btf_file, release_of_file
+    from btf.running import RUNNING_BTF
+
+    return running() if path == RUNNING_BTF else kernel_btf(read_btf_file(path), release=release_of_file(path))
+
+
+def running() -> KernelBtf:
+    """Return the kernel that runs here."""
+    from btf.btf_file import read_btf_file
+    from btf.running import RUNNING_BTF, running_kernel
+
+    if not RUNNING_BTF.exists():
+        raise NoSuchKernel("this kernel shows no BTF", remedy="Give --btf FILE, --image FILE or --kernel ID.")
+    here = running_kernel()
+    return kernel_btf(read_btf_file(RUNNING_BTF), release=here.release, arch=here.arch, build_id=here.build_id)
+
+
+def from_archive(archive: Archive, wanted: str) -> KernelBtf:
+    """Return the build *wanted* of the archive."""
+    sha256 = archive.for_kernel(wanted)
+    if sha256 is None:
+        raise NoSuchKernel(f"the archive has no BTF of kernel {wanted!r}", remedy="`corollout kernels import` adds it.")
+    return kernel_btf(archive.get(sha256))
+
+
+def from_image(path: Path) -> KernelBtf:
+    """Return the kernel of the image *path*, with its kconfig where it has one or one lies beside."""
+    from btf.btf_file import read_image_file
+
+    return _of_image(path, read_image_file(path))
+
+
+def _of_image(path: Path, image: KernelImage) -> KernelBtf:
+    from btf.running import running_kernel
+
+    if image.btf is None:
+        raise NoSuchKernel(f"{path}: {image.why}", remedy="Give BTF of exactly this build with --btf FILE.")
+    return kernel_btf(
+        image.btf,
+        release=image.release,
+        arch=image.arch,
+        build_id=image.build_id,
+        config=_config(path, image),
+        next_boot=image.build_id is None or image.build_id != running_kernel().build_id,
+    )
+
+
+def installed(root: Path, unread: list[Fault]) -> Iterator[KernelBtf]:
+    """Yield the kernels installed under *root*, by release, each build once; what has no BTF goes to *unread*."""
+    from btf.btf_file import read_image_file
+
+    paths = {found.resolve(): found for pattern in reversed(INSTALLED) for found in root.glob(pattern)}
+    seen = set()
+    for path in sorted(paths.values(), key=_by_release):
+        try:
+            image = read_image_file(path)
+            if image.kernel_id not in seen:
+                seen.add(image.kernel_id)
+                yield _of_image(path, image)
+        except Fault as fault:
+            unread.append(fault)
+
+
+def _by_release(path: Path) -> list[tuple[int, str]]:
+    """Order 6.9 before 6.12: by the release in the file's name, else in its folder's."""
+    found = re.search(r"\d.*", path.name) or re.search(r"\d.*", path.parent.name)
+    parts = re.split(r"(\d+)", found[0] if found else path.name)
+    return [(int(part[:18]), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _config(path: Path, image: KernelImage) -> Mapping[str, str] | None:
+    """Return the kconfig options that decide something, from the image or the file beside it; None without any."""
+    from inventory.collector.kernel_facts import parse_kconfig
+
+    text = image.config
+    if text is None and image.release:
+        for place in (path.with_name(f"config-{image.release}"), path.with_name("config")):
+            try:
+                with place.open("rb") as file:
+                    text = file.read(_MAX_CONFIG).decode("utf-8", "replace")
+                break
+            except OSError:
+                continue
+    return {k: printable(v) for k, v in parse_kconfig(text).items()} if text else None
+
+
+def kernel_btf(
+    data: bytes, *, release: str | None = None, arch: str | None = None, build_id: str | None = None,
+    config: Mapping[str, str] | None = None, next_boot: bool = False,
+) -> KernelBtf:  # fmt: skip
+    """Return the kernel whose BTF is *data*, as ``check`` takes it; raise BtfMalformed."""
+    from btf.architecture import architecture
+    from btf.parse import parse_btf
+    from fleet.compatibility.check import KernelBtf
+
+    btf = parse_btf(data)
+    return KernelBtf(
+        btf,
+        hashlib.sha256(data).hexdigest(),
+        printable(release) if release else None,
+        arch or architecture(btf),
+        build_id=build_id,
+        config=config,
+        next_boot=next_boot,
+    )
+
+
+def chosen(files: Sequence[Path], ids: Sequence[str], images: Sequence[Path], archive: Archive) -> Iterator[KernelBtf]:
+    """Yield every kernel named, in the order files, builds, images; the running one when none is."""
+    yield from map(from_file, files)
+    for wanted in ids:
+        yield from_archive(archive, wanted)
+    yield from map(from_image, images)
+    if not (files or ids or images):
+        yield running()
