@@ -110,7 +110,8 @@ def check_object(
 
 def _answers(needs: Iterable[Requirement], known: Known, kernel: KernelBtf) -> Iterator[Reason]:
     """Answer *needs*; what is asked of a kernel is the same whichever program asks, so its BTF remembers the answer."""
-    answers: dict[tuple[str, str, str], Reason] = kernel.btf.remember(("answers", kernel.release), dict)
+    config = frozenset(kernel.config.items()) if kernel.config else None
+    answers: dict[tuple[str, str, str], Reason] = kernel.btf.remember(("answers", kernel.release, config), dict)
     for need in needs:
         asked = need.kind, need.subject, need.context
         found = answers.get(asked)
