@@ -7,7 +7,6 @@ Casts between structs that begin with one another (``tcp_sock`` and ``sock``) ar
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ from btf.types import Btf
 
 _WORD = 8
 _MAX_DEPTH = 16
-_KEPT = 128  # objects whose use of their hooks is remembered
 _VERSION = "LINUX_KERNEL_VERSION"
 
 # How struct pt_regs calls the registers of a function's arguments, in their order, in the kernel and in uapi headers.
@@ -69,7 +67,7 @@ def mismatches(
     *outcomes* are the object's relocations. *reference* is the BTF of the kernel that the object was made for, when
     there is one: then arguments whose use shows nothing are compared, too.
     """
-    for number, taken in _taken(obj, outcomes).items():
+    for number, taken in obj.remember("taken", lambda: _taken(obj, outcomes)).items():
         program = obj.programs[number]
         compare = _record if program.meaning.kind in _TRACEPOINT else _arguments
         for bad in compare(program, taken, target, reference):
@@ -137,26 +135,16 @@ def _signature(btf: Btf, kind: str, aim: str) -> Sequence[int] | None:
     return None
 
 
-_remembered: OrderedDict[str, dict[int, tuple[Taken, ...]]] = OrderedDict()
-
-
 def _taken(obj: BpfObject, outcomes: Sequence[RelocationOutcome]) -> dict[int, tuple[Taken, ...]]:
-    """Return what each program takes from its hook, by the program's place in the object; of no kernel."""
-    found = _remembered.get(obj.sha256)
-    if found is None:
-        by_section: dict[str, dict[int, RelocationOutcome]] = {}
-        for outcome in outcomes:
-            by_section.setdefault(outcome.section, {})[outcome.insn] = outcome
-        found = {}
-        for number, program in enumerate(obj.programs):
-            # One that asks for the version may choose by it, which BTF does not tell.
-            if program.meaning.kind in _HOOKED and not any(_VERSION in f.externs for f in program.functions):
-                takes = tuple(dict.fromkeys(_takes(obj, program, by_section.get(program.section, {}))))
-                if takes:
-                    found[number] = takes
-        _remembered[obj.sha256] = found
-        if len(_remembered) > _KEPT:
-            _remembered.popitem(last=False)
+    """Return what each program takes from its hook, by the program's place in the object; the same for any kernel."""
+    by_section: dict[str, dict[int, RelocationOutcome]] = {}
+    for outcome in outcomes:
+        by_section.setdefault(outcome.section, {})[outcome.insn] = outcome
+    found: dict[int, tuple[Taken, ...]] = {}
+    for number, program in enumerate(obj.programs):
+        # One that asks for the version may choose by it, which BTF does not tell.
+        if program.meaning.kind in _HOOKED and not any(_VERSION in f.externs for f in program.functions):
+            found[number] = tuple(dict.fromkeys(_takes(obj, program, by_section.get(program.section, {}))))
     return found
 
 

@@ -60,7 +60,7 @@ def _side(path: Path) -> _Side | None:
     if step.name is None or not isinstance(holder, Composite):
         id_, bits = step.type, None
     else:
-        member = holder.members[step.index]
+        member = holder.members[step.at]
         id_, bits = member.type, _bits(btf, path, member)
     type_ = btf.resolve(id_)
     size = btf.size_of(type_.id)
