@@ -9,7 +9,7 @@ PROGRAM_DIRS := $(wildcard probes/programs/*/) $(wildcard tests/programs/*/)
 OBJECTS := $(foreach d,$(PROGRAM_DIRS),$(if $(wildcard $(d)core.bpf.c),$(d)core.bpf.o))
 RUNNER := probes/runner/bpfrun
 
-.PHONY: run test lint bench build setup clean
+.PHONY: run test lint bench fuzz build setup clean
 
 run: setup build
 	$(BIN)/python -m fleet.lab.tour
@@ -25,6 +25,13 @@ lint: setup
 
 bench: setup build
 	@for f in bench/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+
+# A million damaged inputs; FUZZ="--seconds 600 --target object" sets how many and of what. It goes on where it ended.
+FUZZ ?= --inputs 1000000
+fuzz: setup build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]' \
+	  || echo "fuzz: atheris has no build for this machine or Python: going by chance, without coverage"
+	nice $(BIN)/python tests/fuzz/fuzz_run.py $(FUZZ)
 
 setup: $(STAMP)
 
