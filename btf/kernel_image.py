@@ -158,7 +158,7 @@ def _from_elf(data: Buffer, layers: list[str], arch: str | None, banner: str) ->
     end = max((s.offset + s.size for s in elf.sections if s.flags & _SHF_ALLOC and s.type != SHT_NOBITS), default=0)
     release, version = names_in(data, banner, end)
     if btf is None and not release and not BANNER.search(data, 0, end):
-        raise ImageUnreadable("an ELF file that is no kernel: no `Linux version`, no BTF")
+        raise ImageUnreadable("byte 0: an ELF file that is no kernel: no `Linux version`, no BTF")
     return KernelImage(
         tuple(layers), release, version, _arch(elf) or arch, _build_id(elf), btf, why, config_in(data, end)
     )
@@ -170,7 +170,7 @@ def _from_memory(data: Buffer, layers: list[str], arch: str | None, banner: str)
     if found is None and release is None:
         inner = packed_inside(data)
         if inner is None:
-            raise ImageUnreadable("not a kernel image: no boot header, no `Linux version`, no BTF")
+            raise ImageUnreadable("byte 0: not a kernel image: no boot header, no `Linux version`, no BTF")
         return _from_memory(inner[1], [*layers, inner[0]], arch, banner)
     btf = parse_btf(found) if found is not None else None
     arch = arch or (architecture(btf) if btf else None)

@@ -6,6 +6,8 @@ than it expects are damaged at random.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import lzma
 import struct
@@ -358,3 +360,38 @@ def file(data: bytes, rng: Random) -> bytes:
     """Change a file of unknown form by what it starts with."""
     by_magic = ((b"\xfd7zXZ", tar), (b"\x7fELF", elf), (b"\x9f\xeb", btf), (b"\xeb\x9f", btf), (b"", any_bytes))
     return next(m for magic, m in by_magic if data.startswith(magic))(data, rng)
+
+
+_REPACKED: tuple[tuple[bytes, Callable[[bytes], bytes], Callable[[bytes], bytes]], ...] = (
+    (b"\x1f\x8b\x08", gzip.decompress, lambda data: gzip.compress(data, 1)),
+    (b"\xfd7zXZ\0", lzma.decompress, lambda data: lzma.compress(data, preset=0)),
+    (b"BZh", bz2.decompress, lambda data: bz2.compress(data, 1)),
+)
+
+
+def image(data: bytes, rng: Random) -> bytes:
+    """Change a kernel image: its header, the BTF, ELF file or stream inside, or, repacked, what the stream holds."""
+    match rng.randrange(5):
+        case 0:
+            return any_bytes(data, rng)
+        case 1 if data.startswith(b"\x7fELF"):
+            return elf(data, rng)
+        case 2:
+            at = data.find(b"\x9f\xeb\x01\0", rng.choice((0, 200)))
+            return data[:at] + btf(data[at:], rng) if at >= 0 else any_bytes(data, rng)
+        case 3:  # the words that say where things are
+            raw = bytearray(data)
+            at = rng.choice((8, 12, 40, 0x1F1, 0x206, 0x20E, 0x236, 0x248, 0x24C))
+            if at + 4 <= len(raw):
+                struct.pack_into("<I", raw, at, rng.choice((*_NUMBERS, len(raw), rng.randrange(len(raw) + 1))))
+            return bytes(raw)
+        case _:
+            for magic, unpack, pack in _REPACKED:
+                at = data.find(magic)
+                if at < 0:
+                    continue
+                try:
+                    return data[:at] + pack(image(unpack(data[at:]), rng))
+                except (OSError, EOFError, ValueError, lzma.LZMAError):
+                    break
+            return any_bytes(data, rng)

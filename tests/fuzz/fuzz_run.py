@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name the targets")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "btf")]
     blind = options.blind
     if not blind and importlib.util.find_spec("atheris") is None:
         print("fuzz: atheris is not installed (it is built for CPython 3.11 to 3.13 on x86-64 Linux): without coverage")

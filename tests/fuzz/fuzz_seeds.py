@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import kernel_images as images
+
 from btf.elf import Elf
 from btf.encode import encode_btf
 from btf.extension import RelocationKind
@@ -199,3 +201,27 @@ def tar_of(members: dict[str, bytes], mode: str = "w:xz") -> bytes:
 def file_seeds() -> Sequence[bytes]:
     whole = encode_btf(all_kinds())
     return whole, compiled("kernel_a.c"), tar_of({"5.4.0-1.btf": whole}), tar_of({"README": b"x", "a/5.4.btf": whole})
+
+
+def _kernels_btf(*, big_endian: bool = False) -> bytes:
+    """A BTF that passes for a kernel's: it has list_head, and a task_struct of many members."""
+    many = tuple(Member(f"m{n}", 1, 32 * n) for n in range(51))
+    types = [Int(1, "int", 4, 1, 0, 32), Struct(2, "list_head", 16, ()), Struct(3, "task_struct", 204, many)]
+    return encode_btf(types, big_endian=big_endian)
+
+
+def image_seeds() -> Sequence[bytes]:
+    whole, bare = images.vmlinux(_kernels_btf()), images.bare(_kernels_btf())
+    return (
+        whole,
+        bare,
+        images.arm64(images.bare(_kernels_btf())),
+        images.bzimage(images.pack(whole, "gzip")),
+        images.zboot(images.pack(images.arm64(bare), "zstd"), b"zstd"),
+        images.s390x(images.pack(images.bare(_kernels_btf(big_endian=True), order=">"), "xz")),
+        images.vmlinux(None),
+    )
+
+
+def packed_seeds() -> Sequence[bytes]:
+    return [images.pack(b"a kernel, " * 100 + bytes(range(256)) * 4, how) for how in images.PACKERS]

@@ -22,12 +22,14 @@ from btf.archive import read_btf_file
 from btf.elf_object import read_object
 from btf.encode import encode_btf
 from btf.extension import parse_extension
+from btf.kernel_image import read_kernel_image
 from btf.kinds import Unknown
 from btf.minimise import minimise
 from btf.object import BpfObject
 from btf.parse import parse_btf
 from btf.relocate import RelocationOutcome, relocate
 from btf.types import Btf
+from btf.unpack import unpack
 from fleet.cli.diagnostics import render
 from fleet.compatibility.check import KernelBtf, check_object, document
 
@@ -165,6 +167,17 @@ def _read_file(data: bytes) -> None:
     assert [p.name for p in _folder().iterdir()] == [path.name], "something else was written"
 
 
+def _unpack(data: bytes) -> None:
+    assert len(unpack(data, limit=1 << 24)) <= 1 << 24
+
+
+def _kernel_image(data: bytes) -> None:
+    read = read_kernel_image(data)
+    assert read.btf is not None or read.why
+    for text in (read.release, read.version, read.arch, read.build_id, *read.layers):
+        assert text is None or text.isprintable(), f"not fit for a terminal: {text!r}"
+
+
 def _section_seeds(name: str) -> Callable[[], Sequence[bytes]]:
     return lambda: [seeds.section(seeds.small_object(), name)]
 
@@ -184,4 +197,6 @@ TARGETS: tuple[Target, ...] = (
     Target("check-object", seeds.object_seeds, mutations.elf, _check_object),
     Target("check-kernel", seeds.btf_seeds, mutations.btf, _check_kernel),
     Target("file", seeds.file_seeds, mutations.file, _read_file),
+    Target("packed", seeds.packed_seeds, mutations.any_bytes, _unpack),
+    Target("kernel-image", seeds.image_seeds, mutations.image, _kernel_image),
 )
