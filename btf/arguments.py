@@ -20,7 +20,6 @@ from btf.types import Btf
 
 _WORD = 8
 _MAX_DEPTH = 16
-_VERSION = "LINUX_KERNEL_VERSION"
 
 # How struct pt_regs calls the registers of a function's arguments, in their order, in the kernel and in uapi headers.
 _REGISTERS: tuple[tuple[str, ...], ...] = (
@@ -142,8 +141,7 @@ def _taken(obj: BpfObject, outcomes: Sequence[RelocationOutcome]) -> dict[int, t
         by_section.setdefault(outcome.section, {})[outcome.insn] = outcome
     found: dict[int, tuple[Taken, ...]] = {}
     for number, program in enumerate(obj.programs):
-        # One that asks for the version may choose by it, which BTF does not tell.
-        if program.meaning.kind in _HOOKED and not any(_VERSION in f.externs for f in program.functions):
+        if program.meaning.kind in _HOOKED:
             found[number] = tuple(dict.fromkeys(_takes(obj, program, by_section.get(program.section, {}))))
     return found
 

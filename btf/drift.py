@@ -11,21 +11,23 @@ hook`` (attaches, but the event does not pass there), ``load error``. No drift c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from btf.access import Path
 from btf.arguments import mismatches
 from btf.field_change import Scene, change_of, renumbered
+from btf.guard import Reach
 from btf.index import essential_name
 from btf.kinds import Composite, Enum, Kind, Member
+from btf.memory import Given
 from btf.object import BpfObject
-from btf.reach import reached
+from btf.reach import Place
 from btf.relocate import RelocationOutcome, relocate, relocated
 from btf.types import Btf
 
 STRAY_READ, MISSED_HOOK, LOAD_ERROR = "stray read", "missed hook", "load error"
-_MAX_DEPTH = 16
+_VERSION = "LINUX_KERNEL_VERSION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +56,46 @@ class Drift:
 
 
 def drifts(
-    obj: BpfObject, target: Btf, outcomes: Sequence[RelocationOutcome], *, reference: Btf | None = None
+    obj: BpfObject,
+    target: Btf,
+    outcomes: Sequence[RelocationOutcome],
+    given: Given | None = None,
+    *,
+    reference: Btf | None = None,
 ) -> tuple[Drift, ...]:
     """Return where *obj* silently goes wrong on *target*; *outcomes* are its relocations there, in their order.
 
-    *reference* is the BTF of the kernel the object was made for, when that is at hand: it shows what the object's own
-    types do not, such as signatures. Each field is named once per function.
+    *given* is what they were resolved with: what a guard leaves out there reads nothing. *reference* is the BTF of the
+    kernel the object was made for, when that is at hand: it shows what the object's own types do not, such as
+    signatures. Each field is named once per function.
     """
     if obj.btf is None:
         return ()
     rows = [
         *_fields(obj, outcomes),
         *_enumerators(obj, target, outcomes),
-        *_arguments(obj, target, outcomes, reference),
+        *_arguments(obj, target, outcomes, reference, versioned=bool(given and given.release)),
         *(_unions(outcomes, relocate(obj, reference)) if reference else ()),
     ]
     if not rows:
         return ()
-    alive = reached(obj, relocated(obj, target)[1])  # what a guard leaves out there reads nothing
+    alive = _alive(obj, target, given, {(d.section, d.insn) for d in rows})
     found: dict[tuple[str, str, str], Drift] = {}
     for drift in rows:
         if (drift.section, drift.insn) in alive:
             found.setdefault((drift.code, drift.function, drift.what), drift)
     return tuple(found.values())
+
+
+def _alive(obj: BpfObject, target: Btf, given: Given | None, places: Collection[Place]) -> set[Place]:
+    """Return which of *places* some program reaches."""
+    reach = Reach(obj, relocated(obj, target, given)[1], target, given)
+    found: set[Place] = set()
+    for program in obj.programs:
+        own = {place for place in places if any(f.holds(*place) for f in program.functions)}
+        if own:
+            found.update(reach.alive(program, own))
+    return found
 
 
 def _fields(obj: BpfObject, outcomes: Sequence[RelocationOutcome]) -> Iterator[Drift]:
@@ -98,10 +117,17 @@ def _fields(obj: BpfObject, outcomes: Sequence[RelocationOutcome]) -> Iterator[D
 
 
 def _arguments(
-    obj: BpfObject, target: Btf, outcomes: Sequence[RelocationOutcome], reference: Btf | None
+    obj: BpfObject,
+    target: Btf,
+    outcomes: Sequence[RelocationOutcome],
+    reference: Btf | None,
+    *,
+    versioned: bool,
 ) -> Iterator[Drift]:
     """Arguments that a hook no longer hands over, or hands over as something else."""
     for program, bad in mismatches(obj, outcomes, target, reference):
+        if not versioned and any(_VERSION in f.externs for f in program.functions):
+            continue  # it may choose by the version, which nobody told
         # The verifier counts the arguments of what it checks by type; others are read wherever they would be.
         strict = bad.missing and program.meaning.kind not in ("kprobe", "kprobe.session")
         words = "there is no such argument" if bad.missing else "what it points to is another thing"

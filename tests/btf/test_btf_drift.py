@@ -8,6 +8,7 @@ import pytest
 
 from btf.drift import LOAD_ERROR, STRAY_READ, Drift, drifts
 from btf.elf_object import read_object
+from btf.memory import Given
 from btf.parse import parse_btf
 from btf.relocate import relocate
 
@@ -21,7 +22,9 @@ char LICENSE[] SEC("license") = "GPL";
 #define CORE __attribute__((preserve_access_index))
 unsigned long long sink;
 """
-READ = 'SEC("{section}") int prog(void *ctx) {{ struct task *t = (void *)bpf_get_current_task(); {body} return 0; }}\n'
+READ = (
+    'SEC("raw_tp/event") int prog(void *ctx) {{ struct task *t = (void *)bpf_get_current_task(); {body} return 0; }}\n'
+)
 PROBE = "sink = BPF_CORE_READ(t, f);"
 WHOLE = "__typeof__(t->f) v; bpf_core_read(&v, sizeof(v), &t->f); sink = *(char *)&v;"
 KERNEL = "#include <linux/types.h>\n#include <stdbool.h>\n{}\nstruct task the_task;\n"
@@ -29,14 +32,12 @@ KERNEL = "#include <linux/types.h>\n#include <stdbool.h>\n{}\nstruct task the_ta
 
 @pytest.fixture
 def drift(compile_bpf, btf_bytes) -> Callable[..., tuple[Drift, ...]]:
-    def drift_(
-        local: str, body: str, kernel: str, *, built: str = "", section: str = "raw_tp/event", program: str = ""
-    ):
-        text = HEAD + local + (program or READ.format(section=section, body=body))
+    def drift_(local: str, body: str, kernel: str, *, built: str = "", program: str = "", given: Given | None = None):
+        text = HEAD + local + (program or READ.format(body=body))
         obj = read_object(compile_bpf("drift.bpf.c", text=text).read_bytes())
         target = parse_btf(btf_bytes("kernel.c", text=KERNEL.format(kernel)))
         reference = parse_btf(btf_bytes("built.c", text=KERNEL.format(built))) if built else None
-        return drifts(obj, target, relocate(obj, target), reference=reference)
+        return drifts(obj, target, relocate(obj, target, given), given, reference=reference)
 
     return drift_
 
@@ -184,9 +185,13 @@ def test_an_argument_in_a_register(drift, register, parameters, wrong) -> None:
 
 
 def test_a_program_that_asks_for_the_version_may_choose_by_it(drift) -> None:
-    text = taking("tp_btf/event", "ctx[LINUX_KERNEL_VERSION > 5 ? 0 : 1]")
+    either = "if (LINUX_KERNEL_VERSION <= 5) { sink = ctx[1]; return 1; } struct request"
+    text = taking("tp_btf/event", "ctx[0]").replace("struct request", either, 2).replace(either, "struct request", 1)
     extern = "extern int LINUX_KERNEL_VERSION __kconfig;\n"
     assert drift("", "", event(ONLY_REQUEST), program=extern + text) == ()
+    for release, wrong in (("0.0.1", ["argument 2 of event"]), ("5.4.1", [])):
+        found = drift("", "", event(ONLY_REQUEST), program=extern + text, given=Given(release=release))
+        assert [d.what for d in found] == wrong
 
 
 def test_a_cast_to_what_begins_with_it_is_none(drift) -> None:
