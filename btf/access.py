@@ -19,7 +19,6 @@ MAX_STEPS = 64
 _ACCESS = re.compile(r"\d{1,10}(:\d{1,10})*")
 _MAX_INDEX = (1 << 31) - 1
 _BITS = (1 << 32) - 1  # libbpf counts bits in 32 bits
-_INCOMPATIBLE = -1
 
 
 class Step(NamedTuple):
@@ -74,7 +73,7 @@ def parse_indices(access: str) -> tuple[int, ...]:
         raise Unrelocatable("EINVAL", f"access string {access!r} is not numbers between colons")
     indices = tuple(map(int, access.split(":")))
     if len(indices) > MAX_STEPS:
-        raise Unrelocatable("E2BIG", f"access string has more than {MAX_STEPS} steps")
+        raise Unrelocatable("EINVAL", f"access string has more than {MAX_STEPS} steps")
     if max(indices) > _MAX_INDEX:
         raise Unrelocatable("EINVAL", f"access string {access!r} has an index past every type")
     return indices
@@ -156,7 +155,7 @@ class _Search:
             id_ = target.resolved(id_)
             if step.shape is not None:
                 found = self._member(step, step.shape, id_)
-                if found is None or found == _INCOMPATIBLE:
+                if found is None:
                     return False
                 id_ = found
                 continue
@@ -174,7 +173,7 @@ class _Search:
         return True
 
     def _member(self, wanted: Wanted, shape: Shape, id_: int) -> int | None:
-        """Find the member called as *wanted* in *id_* and its anonymous members; return its type, or _INCOMPATIBLE."""
+        """Find the member called as *wanted* in *id_* and its anonymous members; return its type, or None."""
         target = self._target
         id_ = target.resolved(id_)
         members = target.members(id_)
@@ -195,12 +194,13 @@ class _Search:
             self._raw.pop()
         if index is None:
             return None
-        # The first member of that name decides: an incompatible one ends the search.
+        # The first member of that name decides: an incompatible one ends the search of this struct. libbpf leaves it in
+        # the book, should a struct around this one have the name again, which C does not allow.
         member = target.member(id_, index)
-        if not fields_compatible(shape, target, member.type):
-            return _INCOMPATIBLE
         self._bits += member.bit_offset
         self._raw.append(index)
+        if not fields_compatible(shape, target, member.type):
+            return None
         self._steps.append(Step(id_, index, member.name))
         return member.type
 

@@ -67,9 +67,9 @@ class Candidates:
                 return Answer(None, missing=self._missing(question.kind))
             if len(paths) < len(self.ids):
                 left = _these(target, tuple(path.root for path in paths))
-            first, value = paths[0], value_of(question.kind, paths[0])
+            first, value = paths[0], value_of(question.kind, paths[0], big_endian=question.big_endian)
             for path in paths[1:]:
-                other = value_of(question.kind, path)
+                other = value_of(question.kind, path, big_endian=question.big_endian)
                 if path.bit_offset != first.bit_offset:
                     there, here = first.bit_offset / 8, path.bit_offset / 8
                     return _ambiguous(f"types of that name have it at {there:g} and at {here:g}", left)

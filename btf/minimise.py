@@ -13,7 +13,7 @@ from dataclasses import replace
 from btf.access import Path
 from btf.encode import encode_btf
 from btf.extension import RelocationKind
-from btf.kinds import Array, BtfType, Composite, Enum, FuncProto, Kind, Ptr, Typedef
+from btf.kinds import Array, BtfType, Composite, Enum, FuncProto, Kind, Ptr, Reference
 from btf.object import BpfObject
 from btf.relocate import matched_paths
 from btf.types import Btf
@@ -155,7 +155,7 @@ class _Kept:
             case FuncProto():
                 parameters = tuple((name, renamed(id_)) for name, id_ in type_.parameters)
                 return replace(type_, type=renamed(type_.type), parameters=parameters)
-            case Typedef():
+            case Reference():
                 return replace(type_, type=renamed(type_.type))
             case _:
                 return type_

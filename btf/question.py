@@ -35,6 +35,11 @@ class Question:
     local: Path
     steps: tuple[Wanted, ...] = ()
 
+    @property
+    def big_endian(self) -> bool:
+        """The byte order of the object."""
+        return self.local.btf.big_endian
+
     def match(self, target: Btf, candidate: int) -> Path | None:
         """Return the path to it in type *candidate*, None when it is not there; raise Unrelocatable."""
         if self.kind in FIELD_KINDS:
@@ -84,11 +89,11 @@ def _asked(obj: BpfObject, btf: Btf, row: CoreRelocation) -> Asked:
         at = (row.insn - function.start) // SIZE
         slots: Sequence[Insn] = function.instructions
         known |= {"insn": slots[at], "following": slots[at + 1] if at + 1 < len(slots) else None}
-        known["old"] = value_of(kind, path)
+        known["old"] = value_of(kind, path, big_endian=btf.big_endian)
         if kind != RelocationKind.LOCAL_TYPE_ID:
             type_ = btf[row.type]
-            if not type_.name:
-                raise Unrelocatable("EOPNOTSUPP", f"{declare(type_)} has no name to look for")
+            if not type_.name or row.type == 0:
+                raise Unrelocatable("EINVAL", f"{declare(type_)} has no name to look for")
             steps = wanted(path) if kind in FIELD_KINDS else ()
             known["root"] = essential_name(type_.name), int(type_.kind)
             known["question"] = Question(_key(btf, row.type, kind, path, steps), kind, path, steps)
@@ -101,7 +106,7 @@ def _kind(number: int) -> RelocationKind:
     try:
         return RelocationKind(number)
     except ValueError:
-        raise Unrelocatable("EOPNOTSUPP", f"relocation kind {number} is unknown") from None
+        raise Unrelocatable("EINVAL", f"relocation kind {number} is unknown") from None
 
 
 def _local(btf: Btf, row: CoreRelocation, kind: RelocationKind) -> Path:
@@ -120,7 +125,7 @@ def _local(btf: Btf, row: CoreRelocation, kind: RelocationKind) -> Path:
 def _key(btf: Btf, root: int, kind: RelocationKind, path: Path, steps: tuple[Wanted, ...]) -> str:
     """Return all that the answer depends on, given the candidates; text, whose hash is worked out once."""
     if kind in FIELD_KINDS:
-        return f"{kind:d} {[(s.at, s.name, s.shape and tuple(s.shape)) for s in steps]}"
+        return f"{kind:d} {btf.big_endian:d} {[(s.at, s.name, s.shape and tuple(s.shape)) for s in steps]}"
     if kind in ENUMERATOR_KINDS:
         return f"{kind:d} {essential_name(path.last.name or '')}"
     below = btf.resolve(root).kind

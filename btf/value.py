@@ -12,6 +12,7 @@ from btf.kinds import Enum, Int, Ptr
 from btf.types import Btf
 
 U64 = (1 << 64) - 1
+_U32 = (1 << 32) - 1  # libbpf counts bits in 32 bits, so a shift for a field larger than a register wraps there
 _SIGN32 = 1 << 31
 
 
@@ -55,9 +56,12 @@ ABSENT: Mapping[Kind, int] = {
 }
 
 
-def value_of(kind: Kind, path: Path) -> Value:
-    """Return what *path* is worth to *kind*; raise Unrelocatable."""
-    return _VALUES[kind](path)
+def value_of(kind: Kind, path: Path, *, big_endian: bool) -> Value:
+    """Return what *path* is worth to *kind* in an object of this byte order; raise Unrelocatable.
+
+    The order is the object's, not that of the BTF: libbpf takes that of the machine it runs on, and opens no other's.
+    """
+    return _left_shift(path, big_endian=big_endian) if kind == Kind.LSHIFT_U64 else _VALUES[kind](path)
 
 
 def _field(path: Path) -> _Field:
@@ -115,11 +119,11 @@ def _byte_size(path: Path) -> Value:
     return Value(field.byte_size, certain=not field.bitfield)
 
 
-def _left_shift(path: Path) -> Value:
+def _left_shift(path: Path, *, big_endian: bool) -> Value:
     field = _field(path)
     inside = field.bit_offset - field.byte_offset * 8
-    shift = (8 - field.byte_size) * 8 + inside if path.btf.big_endian else 64 - (inside + field.bit_size)
-    return Value(shift & U64, certain=not field.bitfield)
+    shift = (8 - field.byte_size) * 8 + inside if big_endian else 64 - (inside + field.bit_size)
+    return Value(shift & _U32, certain=not field.bitfield)
 
 
 def _enumerator(path: Path) -> Value:
@@ -136,8 +140,7 @@ _VALUES: Mapping[Kind, Callable[[Path], Value]] = {
     Kind.BYTE_SZ: _byte_size,
     Kind.FIELD_EXISTS: lambda _: Value(1),
     Kind.SIGNED: lambda path: Value(int(_field(path).signed)),
-    Kind.LSHIFT_U64: _left_shift,
-    Kind.RSHIFT_U64: lambda path: Value(64 - _field(path).bit_size & U64),
+    Kind.RSHIFT_U64: lambda path: Value(64 - _field(path).bit_size & _U32),
     Kind.LOCAL_TYPE_ID: lambda path: Value(path.root, certain=False),
     Kind.TARGET_TYPE_ID: lambda path: Value(path.root, certain=False),
     Kind.TYPE_EXISTS: lambda _: Value(1),

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from btf_places import VMLINUX
 from elftools.elf.elffile import ELFFile
-from judge import TALLY
+from judge import INVENTED, REAL, TORTURE
+from libbpf_truth import version
 
 from btf.parse import parse_btf
 from btf.types import Btf
@@ -68,7 +69,8 @@ def vmlinux(vmlinux_bytes: bytes) -> Btf:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if TALLY.relocations:
-        terminalreporter.section("libbpf and bpftool as judges")
-        for line in (TALLY.summary(), *TALLY.notes):
-            terminalreporter.write_line(line)
+    tallies = [tally for tally in (REAL, TORTURE, INVENTED) if tally.relocations]
+    if tallies:
+        terminalreporter.section(f"the judge: {version()}")
+    for tally in tallies:
+        terminalreporter.write_line(tally.summary())

@@ -106,6 +106,7 @@ int main(int count, char **words)
 		struct bpf_program *program;
 
 		printf("object %s\n", words[i]);
+		fflush(stdout); /* it may be the last word */
 		object = bpf_object__open_file(words[i], &options);
 		if (!object) {
 			printf("unopened %d\n", -errno);

@@ -63,7 +63,7 @@ class Told:
         elif refused := _REFUSED.match(words):
             self.outcome = self.outcome if self.outcome == "ambiguous" else "failed"
             number = int(refused[1] or refused[2])
-            self.errno, self.value = _ERRNO.get(number, str(number)), None
+            self.errno, self.value, self.insn = _ERRNO.get(number, str(number)), None, None
 
 
 @dataclass
@@ -115,7 +115,7 @@ def ask_libbpf_of(
     """
     flags = [word for word, on in (("--all", everything), ("--code", code), ("--kernel", kernel)) if on]
     command: list[str | Path] = [_program(), *flags, btf or "-", *paths]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     crashed = done.returncode in (-signal.SIGSEGV, -signal.SIGFPE, -signal.SIGABRT, -signal.SIGBUS)
     assert done.returncode == 0 or crashed, done.stderr
     truths: list[Truth] = []
