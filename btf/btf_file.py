@@ -5,6 +5,7 @@ Nothing is ever unpacked onto the disk, so no name inside an archive can lead an
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import re
 from pathlib import Path
@@ -30,6 +31,14 @@ class BtfUnreadable(Fault):
     remedy = "Give raw BTF, an ELF file with a .BTF section, or an archive's .btf.tar.xz."
 
 
+class WithoutBtf(Fault):
+    """A kernel or a module that is whole and has no BTF: an answer, not a mistake."""
+
+    code = "COR-BTF-029"
+    exit = EXIT_USAGE
+    remedy = "Bring BTF of exactly this build from elsewhere, or a build of it that has some."
+
+
 def read_btf_file(path: Path, *, limit: int = MAX_BTF) -> bytes:
     """Return the BTF in *path*: raw, the ``.BTF`` section of an ELF file, or a BTF archive's ``.btf.tar.xz``.
 
@@ -53,6 +62,15 @@ def read_bounded(path: Path, *, limit: int = MAX_BTF) -> bytes:
     if len(data) > limit:
         raise BtfUnreadable(f"{path}: larger than {limit} bytes")
     return data
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of the bytes of *path*; raise BtfUnreadable."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BtfUnreadable(f"{path}: {error.strerror}") from None
 
 
 def read_image_file(path: Path) -> KernelImage:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from btf.architecture import architecture
 from btf.bare_kernel import BANNER, btf_in, build_id_in, config_in, names_in, packed_inside
-from btf.elf import SHT_NOBITS, Buffer, Elf, ElfMalformed
+from btf.elf import EM_BPF, SHT_NOBITS, Buffer, Elf, ElfMalformed
 from btf.fault import EXIT_USAGE, Fault
 from btf.parse import BtfMalformed, parse_btf
 from btf.unpack import PackedMalformed, UnpacksTooLarge, packing_of, unpack
@@ -149,6 +149,8 @@ _FORMATS: tuple[Callable[[Buffer], _Layer | None], ...] = (
 
 def _from_elf(data: Buffer, layers: list[str], arch: str | None, banner: str) -> KernelImage:
     elf = Elf(data)
+    if elf.machine == EM_BPF:
+        raise ImageUnreadable("a BPF object, which is no kernel")
     btf, why = elf.bytes_of(elf.named(".BTF")) or None, ""
     if btf is None:
         why = "no .BTF section: this kernel was built without BTF, or it was stripped of it"

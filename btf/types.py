@@ -126,6 +126,11 @@ class Btf(Sequence[BtfType]):
         """Return the string at *offset* or raise BtfMalformed. Bytes that are not UTF-8 become surrogates."""
         return self._strings[offset]
 
+    def stands_on_base(self) -> bool:
+        """Whether every name that the base has starts where one of the base's strings does; on another it would not."""
+        words = self._words
+        return self.base is None or self.base._strings.are_starts(words[at] for at in self._offsets)
+
     def kind_of(self, id_: int) -> int:
         """Return the kind number of *id_* without decoding it."""
         if id_ >= self._first_id:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from btf.archive import Archive
+from btf.archive import Archive, KernelName
 from btf.elf_object import read_object
 from btf.fault import Fault
 from btf.relocate import relocate
@@ -73,31 +73,39 @@ def harvest(
     record: Record, archive: Archive, outcomes: Iterable[ScanOutcome], *, connect: Connect
 ) -> Iterator[Harvested]:
     """Fetch the BTF of every kernel build that the archive lacks, once, from the first host that shows it."""
-    willing: dict[str, list[tuple[Host, str]]] = {}
+    willing: dict[str, list[tuple[Host, Facts]]] = {}
     for outcome in outcomes:
         facts = outcome.facts
         if facts is not None and facts.answer("btf.vmlinux") is Answer.YES:
-            willing.setdefault(facts.kernel_id, []).append(
-                (outcome.host, str(facts.value("btf.vmlinux", {})["sha256"]))
-            )
+            willing.setdefault(facts.kernel_id, []).append((outcome.host, facts))
     for kernel_id, candidates in willing.items():
         if archive.for_kernel(kernel_id) is not None:
             continue
-        for host, expected in candidates:
-            result = _fetch(archive, kernel_id, host, expected, connect)
+        for host, facts in candidates:
+            result = _fetch(archive, host, facts, connect)
             yield result
             if result.sha256 is not None:
                 record.record_kernel_btf(kernel_id, result.sha256)
                 break
 
 
-def _fetch(archive: Archive, kernel_id: str, host: Host, expected: str, connect: Connect) -> Harvested:
+def _fetch(archive: Archive, host: Host, facts: Facts, connect: Connect) -> Harvested:
+    kernel_id, expected = facts.kernel_id, str(facts.value("btf.vmlinux", {})["sha256"])
+    distribution = " ".join(str(facts.value(n, "")) for n in ("os.id", "os.version_id")).strip()
+    release, version, arch = (str(facts.value(f"kernel.{n}", "")) for n in ("release", "version", "arch"))
     try:
         with connect(host) as connection:
             data = fetch_btf(connection, MAX_BTF)
         if hashlib.sha256(data).hexdigest() != expected:
             raise BtfDiffers(f"{host.name}: the BTF it sent is not the one its facts name")
-        return Harvested(kernel_id, host.name, archive.put(data, kernel_id=kernel_id, source=f"host {host.name}"))
+        sha256 = archive.put(
+            data,
+            kernel_id=kernel_id,
+            source=f"host {host.name}",
+            how="host",
+            name=KernelName(release, version, arch, distribution),
+        )
+        return Harvested(kernel_id, host.name, sha256)
     except (Fault, OSError, zlib.error) as error:
         fault = error if isinstance(error, Fault) else BtfDiffers(f"{host.name}: {error}")
         return Harvested(kernel_id, host.name, None, fault)

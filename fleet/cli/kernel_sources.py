@@ -63,10 +63,11 @@ def from_image(path: Path) -> KernelBtf:
 
 
 def _of_image(path: Path, image: KernelImage) -> KernelBtf:
+    from btf.btf_file import WithoutBtf
     from btf.running import running_kernel
 
     if image.btf is None:
-        raise NoSuchKernel(f"{path}: {image.why}", remedy="Give BTF of exactly this build with --btf FILE.")
+        raise WithoutBtf(f"{path}: {image.why}")
     return kernel_btf(
         image.btf,
         release=image.release,
