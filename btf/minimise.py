@@ -1,22 +1,27 @@
 """A kernel's BTF cut down to what given objects need: libbpf relocates them with it exactly as with the whole.
 
-Kept are the types and members that relocations resolve to, in every candidate that has them; qualifiers, typedefs on
-the way and what pointers point to are left out, since libbpf looks through them. Valid for this kernel build and these
-objects only.
+Kept are the types and members that relocations resolve to. Candidates that answer every question alike need only one
+of them; qualifiers, typedefs on the way and what pointers point to are left out, since libbpf looks through them. Types
+that came out the same are written once, so a kernel's BTF that was never deduplicated gives no more than one that was.
+Valid for this kernel build and these objects only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 
 from btf.access import Path
+from btf.candidates import candidates
+from btf.compatible import Unrelocatable
 from btf.encode import encode_btf
 from btf.extension import RelocationKind
 from btf.kinds import Array, BtfType, Composite, Enum, FuncProto, Kind, Ptr, Reference
 from btf.object import BpfObject
+from btf.question import Question
 from btf.relocate import matched_paths
 from btf.types import Btf
+from btf.value import value_of
 
 
 def minimise(objects: Iterable[BpfObject], target: Btf) -> bytes:
@@ -25,12 +30,48 @@ def minimise(objects: Iterable[BpfObject], target: Btf) -> bytes:
     Type ids are positions: when an object asks for one (``target_type_id``), nothing can be left out.
     """
     kept = _Kept(target)
+    objects = list(objects)
+    spare = _spare(objects, target)
     for obj in objects:
         for kind, path in matched_paths(obj, target):
             if kind == RelocationKind.TARGET_TYPE_ID:
                 return encode_btf(target[1:], big_endian=target.big_endian)
-            kept.path(kind, path)
+            if path.root not in spare:
+                kept.path(kind, path)
     return encode_btf(kept.types(), big_endian=target.big_endian)
+
+
+def _spare(objects: Iterable[BpfObject], target: Btf) -> set[int]:
+    """Return the candidates that answer whatever *objects* ask as one with a lower id does."""
+    asked: dict[tuple[str, int], dict[str, Question]] = {}
+    for obj in objects:
+        for _, row in obj.asked:
+            if row.question:
+                asked.setdefault(row.root, {})[row.question.key] = row.question
+    spare: set[int] = set()
+    for root, questions in asked.items():
+        told: set[tuple[object, ...]] = set()
+        for id_ in candidates(target, *root).ids:
+            answers = tuple(_answer(question, target, id_) for question in questions.values())
+            if answers in told:
+                spare.add(id_)
+            told.add(answers)
+    return spare
+
+
+def _answer(question: Question, target: Btf, candidate: int) -> object:
+    try:
+        path = question.match(target, candidate)
+        if path is None or question.kind == RelocationKind.TARGET_TYPE_ID:
+            return path
+        return path.bit_offset, value_of(question.kind, path)
+    except Unrelocatable as error:
+        return error.errno
+
+
+def _stable(name: str) -> str:
+    """Return *name* without the number that the kernel's ``__UNIQUE_ID`` gives it in each compilation anew."""
+    return name.rstrip("0123456789") if name.startswith("__UNIQUE_ID_") else name
 
 
 class _Kept:
@@ -130,14 +171,76 @@ class _Kept:
                     pass
 
     def types(self) -> list[BtfType]:
-        """Return the kept types in their old order, referring to each other by their new numbers."""
-        old = sorted(id_ for id_ in self._members if id_)
-        new = {id_: number for number, id_ in enumerate(old, 1)}
+        """Return the kept types in their old order, the same ones once, referring to each other by new numbers."""
+        same = self._same()
+        new = {first: number for number, first in enumerate(sorted(set(same.values())), 1)}
 
         def renamed(id_: int) -> int:
-            return new.get(self._btf.resolve(id_).id, 0)
+            below = self._btf.resolved(id_)
+            return new[same[below]] if below in same else 0
 
-        return [self._cut(self._btf[id_], renamed) for id_ in old]
+        return [self._cut(self._btf[id_], renamed) for id_ in new]
+
+    def _same(self) -> dict[int, int]:
+        """Return for each kept type the first that came out the same; those have the same members."""
+        while self._share(groups := _grouped({id_: self._alone(self._btf[id_]) for id_ in self._members if id_})):
+            pass
+        while True:  # the same until they are seen to consist of what is not
+            finer = _grouped({id_: (group, self._parts(self._btf[id_], groups)) for id_, group in groups.items()})
+            if finer == groups:
+                return groups
+            groups = finer
+
+    def _share(self, groups: Mapping[int, int]) -> bool:
+        """Give the types of each group one another's members; return whether any was new."""
+        every: dict[int, set[int]] = {}
+        for id_, group in groups.items():
+            every.setdefault(group, set()).update(self._members[id_])
+        lacking = [(id_, index) for id_, group in groups.items() for index in every[group] - self._members[id_]]
+        for id_, index in lacking:
+            type_ = self._btf[id_]
+            if isinstance(type_, Composite):
+                self._member(type_, index)
+            else:
+                self._members[id_].add(index)
+        return bool(lacking)
+
+    def _alone(self, type_: BtfType) -> Hashable:
+        """Return what *type_* is apart from the types it consists of."""
+        match type_:
+            case Composite():
+                members = tuple((_stable(m.name), m.bit_offset, m.bit_size) for m in type_.members)
+                return type_.kind, type_.name, type_.size, members
+            case Array():
+                return type_.kind, type_.length
+            case Ptr():
+                return type_.kind, self._followed(type_)
+            case FuncProto():
+                return type_.kind, tuple(name for name, _ in type_.parameters)
+            case Typedef():
+                return type_.kind, type_.name
+            case _:
+                return type_.kind, replace(type_, id=0)
+
+    def _parts(self, type_: BtfType, groups: Mapping[int, int]) -> tuple[int | None, ...]:
+        """Return the groups of the types that *type_* is written with."""
+        match type_:
+            case Composite():
+                used = [type_.members[index].type for index in sorted(self._members[type_.id])]
+            case Array():
+                used = [type_.type, type_.index_type]
+            case Ptr():
+                used = [type_.type] if self._followed(type_) else []
+            case FuncProto():
+                used = [type_.type, *(parameter for _, parameter in type_.parameters)]
+            case Typedef():
+                used = [type_.type]
+            case _:
+                used = []
+        return tuple(groups.get(self._btf.resolved(id_)) for id_ in used)
+
+    def _followed(self, pointer: Ptr) -> bool:
+        return bool({(pointer.id, True), (pointer.id, False)} & self._whole)
 
     def _cut(self, type_: BtfType, renamed: Callable[[int], int]) -> BtfType:
         kept = self._members[type_.id]
@@ -150,8 +253,7 @@ class _Kept:
             case Array():
                 return replace(type_, type=renamed(type_.type), index_type=renamed(type_.index_type))
             case Ptr():
-                followed = {(type_.id, True), (type_.id, False)} & self._whole
-                return replace(type_, type=renamed(type_.type) if followed else 0)
+                return replace(type_, type=renamed(type_.type) if self._followed(type_) else 0)
             case FuncProto():
                 parameters = tuple((name, renamed(id_)) for name, id_ in type_.parameters)
                 return replace(type_, type=renamed(type_.type), parameters=parameters)
@@ -159,3 +261,9 @@ class _Kept:
                 return replace(type_, type=renamed(type_.type))
             case _:
                 return type_
+
+
+def _grouped(keys: Mapping[int, Hashable]) -> dict[int, int]:
+    """Return for each id the first with the same key."""
+    first: dict[Hashable, int] = {}
+    return {id_: first.setdefault(keys[id_], id_) for id_ in sorted(keys)}

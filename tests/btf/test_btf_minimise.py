@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import pytest
+from btf_places import SAMPLES
 from libbpf_truth import ask_libbpf, write_btf
 from test_btf_relocate import CASES, HEAD, MATCHES, _as_type_matches
 
+from btf.archive import read_btf_file
 from btf.elf_object import read_object
+from btf.encode import encode_btf
 from btf.insn import SIZE
+from btf.kinds import Array, BtfType, Composite, Datasec, FuncProto, Kind, Reference
 from btf.minimise import minimise
 from btf.parse import parse_btf
 from btf.relocate import relocate
@@ -88,3 +93,71 @@ def test_several_objects_share_one(compile_bpf, vmlinux) -> None:
     _same(first, vmlinux, small)
     _same(second, vmlinux, small)
     assert len(small) < 100
+
+
+def _copies(types: list[BtfType], count: int) -> list[BtfType]:
+    """Every type *count* times, each copy with unique names of its own, as kernels with kABI macros have them."""
+
+    def moved(type_: BtfType, by: int) -> BtfType:
+        def to(id_: int) -> int:
+            return id_ + by if id_ else 0
+
+        match type_:
+            case Composite():
+                named = (m._replace(name=f"__UNIQUE_ID_hide{by}") if m.name == "sk_tail" else m for m in type_.members)
+                return replace(type_, members=tuple(m._replace(type=to(m.type)) for m in named))
+            case Array():
+                return replace(type_, type=to(type_.type), index_type=to(type_.index_type))
+            case FuncProto():
+                parameters = tuple((name, to(id_)) for name, id_ in type_.parameters)
+                return replace(type_, type=to(type_.type), parameters=parameters)
+            case Datasec():
+                return replace(type_, variables=tuple((to(id_), o, s) for id_, o, s in type_.variables))
+            case Reference():
+                return replace(type_, type=to(type_.type))
+            case _:
+                return type_
+
+    return [moved(type_, number * len(types)) for number in range(count) for type_ in types]
+
+
+KERNEL = """
+    typedef unsigned long long u64; typedef unsigned u32;
+    struct mm { u64 pad, start; }; enum kind { NONE, SOME, MORE };
+    struct common { u32 saddr, daddr; union { struct { u32 port; }; u64 both; }; };
+    struct sk { long state; struct common common; u32 list[4]; struct { int x, y; } in; long sk_tail; } sk;
+    struct t { int pid; struct mm *mm; struct t *parent; enum kind kind; struct sk sk; const char *name; } t;
+    u32 in(struct mm *mm) { return mm->pad; }"""
+PROGRAM = """
+    struct mm { u64 start; } CORE; enum kind { SOME = 7 };
+    struct common { u32 daddr, port; } CORE;
+    struct sk { u32 list[8]; struct common common; struct { int y; } in; } CORE;
+    struct t { struct mm *mm; struct t *parent; struct sk sk; int gone; } CORE;
+    SEC("raw_tp/x") int prog(u64 *ctx) {
+        struct t *t = (void *)ctx[0]; struct sk *s = (void *)ctx[1]; struct common *c = (void *)ctx[2];
+        out[0] = BPF_CORE_READ(t, mm, start) + BPF_CORE_READ(t, sk.common.daddr) + BPF_CORE_READ(s, list[3]);
+        out[1] = BPF_CORE_READ(c, port) + BPF_CORE_READ(s, in.y) + bpf_core_type_size(struct common);
+        return bpf_core_enum_value_exists(enum kind, SOME) + bpf_core_field_exists(t->gone); }"""
+
+
+def test_copies_of_every_type_give_no_more_than_one_of_each(compile_bpf, btf_bytes) -> None:
+    clean = parse_btf(btf_bytes("clean.kernel.c", text=KERNEL))
+    types = _copies(clean[1:], 5)
+    (first,) = clean.by_name("t", Kind.STRUCT)
+    types[first - 1] = replace(types[first - 1], name="another")  # so that not all is found in the first copy
+    copies = parse_btf(encode_btf(types))
+    assert len(copies.by_name("t", Kind.STRUCT)) == 4
+    obj = read_object(compile_bpf("copies.bpf.c", text=HEAD + PROGRAM).read_bytes())
+    small = minimise([obj], copies)
+    assert len(small) == len(minimise([obj], clean))
+    _same(obj, copies, parse_btf(small))
+
+
+def test_a_kernel_that_was_never_deduplicated_gives_no_more_than_bpftool_takes(compile_bpf, tmp_path) -> None:
+    raw = write_btf(tmp_path / "kernel.btf", read_btf_file(next(SAMPLES.rglob("*el8_1*.btf.tar.xz"))))
+    path, theirs = compile_bpf("tracing.bpf.c"), tmp_path / "theirs.btf"
+    obj, kernel = read_object(path.read_bytes()), parse_btf(raw.read_bytes())
+    small = minimise([obj], kernel)
+    subprocess.run(["bpftool", "gen", "min_core_btf", raw, theirs, path], check=True)
+    assert len(small) <= theirs.stat().st_size
+    _same(obj, kernel, parse_btf(small))
