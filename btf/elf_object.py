@@ -183,6 +183,7 @@ class _Reader:
             elif home >= len(self._sections):
                 raise ObjectMalformed(f"symbol {symbol.name} is in section {home} of only {len(self._sections)}")
             elif self._sections[home].name in (".maps", "maps"):
+                references.append(Reference(at, self._sections[home].name, value + insn.imm, symbol.name))
                 maps[self._name_at.get((home, value if symbol.name else value + insn.imm), "")] = None
             elif self._sections[home].flags & SHF_EXECINSTR:
                 # A call counts from the instruction behind it; an address is in bytes.

@@ -41,7 +41,7 @@ class Told(int):
 
 
 class Bounds(NamedTuple):
-    """A number between two others, both included; neither is above 32 bits."""
+    """A number between two others, both included; neither has the highest of 64 bits."""
 
     low: int
     high: int
@@ -81,7 +81,10 @@ WORD = Bounds(0, U32)
 Value = int | Bounds | StackAddress | DataAddress | Present | Vague
 
 _ADD, _SUB, _AND, _MOV = 0x00, 0x10, 0x50, 0xB0
-_JEQ, _JNE = 0x10, 0x50
+_LSH, _RSH, _ARSH = _SHIFTS = 0x60, 0x70, 0xC0
+_JEQ, _JSET, _JNE = 0x10, 0x40, 0x50
+_SIGNED = frozenset({0x60, 0x70, 0xC0, 0xD0})
+_ORDERINGS = _SIGNED | {0x20, 0x30, 0xA0, 0xB0}
 FRAMES = (ANY, FOREIGN)
 
 
@@ -160,9 +163,19 @@ def computed(insn: Insn, left: Value, right: Value, able: frozenset[Ability]) ->
         return WORD
     if operation in (_ADD, _SUB):
         return _moved(operation, left, right)
-    if operation == _AND and isinstance(right, int) and 0 <= right <= U32 and (left is NUMBER or type(left) is Bounds):
-        return Bounds(0, right)
-    return FOREIGN if left is FOREIGN else ANY if left is ANY or type(left) is StackAddress else NUMBER
+    if type(left) is Bounds and isinstance(right, int) and operation in _SHIFTS:
+        return _shifted(operation, left, right, able)
+    # The verifier refuses these on addresses, so what comes out is a number.
+    return Bounds(0, right) if operation == _AND and isinstance(right, int) and right <= U32 else NUMBER
+
+
+def _shifted(operation: int, left: Bounds, by: int, able: frozenset[Ability]) -> Value:
+    """Return *left* shifted, as 32-bit numbers are to and fro where instructions know only 64 bits."""
+    if by >= 64 or (operation == _ARSH and Ability.XOR not in able):
+        return NUMBER
+    if operation != _LSH:
+        return Bounds(left.low >> by, left.high >> by)
+    return Bounds(left.low << by, left.high << by) if left.high << by < 1 << 63 else NUMBER
 
 
 def _moved(operation: int, left: Value, right: Value) -> Value:
@@ -216,6 +229,8 @@ def decided(insn: Insn, left: Value, right: Value, able: frozenset[Ability]) -> 
     if type(left) is Present:
         return operation == _JNE if equality and wide and right == 0 and isinstance(right, int) else None
     if not isinstance(right, int):
+        if isinstance(left, int) and type(right) is Bounds and Ability.COMPARE_RANGES in able:
+            return _beside(operation, left, right, 64 if wide else 32)
         return None
     if insn.code & SOURCE_REGISTER:
         if Ability.COMPARE_REGISTERS not in able:
@@ -225,13 +240,21 @@ def decided(insn: Insn, left: Value, right: Value, able: frozenset[Ability]) -> 
         return None
     if isinstance(left, int):
         return _compared(operation, left, right, 64 if wide else 32)
-    if type(left) is Bounds and not equality and operation != 0x40 and (Ability.COMPARE in able or not wide):
-        if not wide and (left.high > U32 >> 1 and operation in (0x60, 0x70, 0xC0, 0xD0)):
-            return None
-        bits = 64 if wide else 32
-        low, high = (_compared(operation, end, right, bits) for end in left)
-        return low if low == high else None
+    if type(left) is Bounds and (Ability.COMPARE in able or not wide):
+        return _beside(operation, left, right, 64 if wide else 32)
     return None
+
+
+def _beside(operation: int, left: int | Bounds, right: int | Bounds, bits: int) -> bool | None:
+    """Compare bounds with a number: the answer when both ends give the same one."""
+    bounds = left if isinstance(left, Bounds) else right if isinstance(right, Bounds) else WORD
+    if operation not in _ORDERINGS or bounds.high >= 1 << (bits - 1 if operation in _SIGNED else bits):
+        return None
+    answers = {
+        _compared(operation, end if left is bounds else left, end if right is bounds else right, bits)  # type: ignore[arg-type]  # the other one is a number
+        for end in bounds
+    }
+    return answers.pop() if len(answers) == 1 else None
 
 
 def _compared(operation: int, left: int, right: int, bits: int) -> bool | None:
@@ -263,28 +286,33 @@ def _compared(operation: int, left: int, right: int, bits: int) -> bool | None:
     return None
 
 
-def narrowed(insn: Insn, left: Value, right: Value) -> tuple[Value, Value]:
+def narrowed(insn: Insn, left: Value, right: Value, able: frozenset[Ability]) -> tuple[Value, Value]:
     """Return what an undecided jump tells of its left operand: where it is taken, and where it is not."""
+    if insn.code & 0xF0 == _JSET and type(left) is Bounds:
+        # The verifier keeps which bits may be set, and may forget bounds between their powers of two.
+        left = Bounds(0, (1 << left.high.bit_length()) - 1)
+        return left, left
     if not isinstance(right, int) or not (left is NUMBER or type(left) is Bounds):
         return left, left
     wide = insn.code & CLASS_MASK == JMP
-    if not wide and left is NUMBER:  # says nothing of the upper half
+    if not wide and (left is NUMBER or (type(left) is Bounds and left.high > U32)):  # nothing of the upper half
         return left, left
     value = right & (U64 if wide else U32)
-    bounds = left if isinstance(left, Bounds) else None
+    # Older ones lost some of what a comparison of 32 bits tells of 64, and the other way about.
+    bounds = left if isinstance(left, Bounds) and Ability.COMPARE_RANGES in able else None
     match insn.code & 0xF0:
         case 0x10:
             return value, left
         case 0x50:
             return left, value
         case 0x20 if bounds:
-            return _between(bounds, value + 1, U32), _between(bounds, 0, value)
+            return _between(bounds, value + 1, U64), _between(bounds, 0, value)
         case 0x30 if bounds:
-            return _between(bounds, value, U32), _between(bounds, 0, value - 1)
+            return _between(bounds, value, U64), _between(bounds, 0, value - 1)
         case 0xA0 if bounds:
-            return _between(bounds, 0, value - 1), _between(bounds, value, U32)
+            return _between(bounds, 0, value - 1), _between(bounds, value, U64)
         case 0xB0 if bounds:
-            return _between(bounds, 0, value), _between(bounds, value + 1, U32)
+            return _between(bounds, 0, value), _between(bounds, value + 1, U64)
     return left, left
 
 

@@ -71,6 +71,9 @@ _MAX_STEPS = 1 << 17  # of one program, then everything counts as alive
 _JA_REGISTER = 0x0D
 _CALLBACKS = frozenset({164, 170, 180, 181, 209})  # helpers that call back: for_each_map_elem, timer_set_callback, …
 
+# helper: the argument that is a buffer it fills; the one behind it is the buffer's size
+_FILLED = {4: 1, 16: 1, 45: 1, 112: 1, 113: 1, 114: 1, 115: 1}  # the probe_read family, get_current_comm
+
 Stack = dict[tuple[int, int], Value]  # (offset, size) → what is there
 
 
@@ -218,7 +221,7 @@ class Walk:
                     right = registers[insn.src] if opcode & SOURCE_REGISTER else insn.imm & U64
                     taken = decided(insn, left, right, able)
                     if taken is None:
-                        there, here = narrowed(insn, left, right)
+                        there, here = narrowed(insn, left, right, able)
                         if 0 <= index + 1 + insn.offset < count:
                             other = list(registers)
                             other[insn.dst] = there
@@ -259,13 +262,13 @@ class Walk:
         insn = code.insns[index]
         if index in code.loads:
             return code.loads[index]
-        if insn.src == 0:
-            following = code.insns[index + 1] if index + 1 < len(code.insns) else insn
-            value = (insn.imm & 0xFFFFFFFF) | (following.imm & 0xFFFFFFFF) << 32
-            return Told.by(code.asked[index], value) if index in code.asked else value
         callee = code.callees.get(index)
         if callee is not None:  # a callback: whoever gets its address calls it with anything
             self._alone.append(callee)
+        elif insn.src == 0:
+            following = code.insns[index + 1] if index + 1 < len(code.insns) else insn
+            value = (insn.imm & 0xFFFFFFFF) | (following.imm & 0xFFFFFFFF) << 32
+            return Told.by(code.asked[index], value) if index in code.asked else value
         return OTHER
 
     def _loaded(self, insn: Insn, base: Value, stack: Stack) -> Value:
@@ -323,14 +326,16 @@ class Walk:
                     self._alone.append(callee)
                 return OTHER
             return self._called(callee, tuple(_handed(v) for v in passed), depth + 1)
-        for value in passed:
+        filled = _FILLED.get(insn.imm, 0) if insn.src == 0 else 0
+        for number, value in enumerate(passed, 1):
             if value is ANY or (type(value) is StackAddress and insn.src == PSEUDO_KFUNC_CALL):
                 stack.clear()
             elif type(value) is StackAddress:
                 if insn.imm in _CALLBACKS:
                     stack.clear()
                 else:  # a helper writes upwards from the address it gets
-                    _forget(stack, value.offset, 1)
+                    size = passed[number] if number == filled else None
+                    _forget(stack, value.offset, value.offset + size if isinstance(size, int) else 1)
         return OTHER
 
 

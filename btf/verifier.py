@@ -20,6 +20,7 @@ class Ability(Enum):
     XOR = auto()
     SHORT_SPILL = auto()
     STORE_CONSTANT = auto()
+    COMPARE_RANGES = auto()
     LAZY_GLOBALS = auto()
     NARROW_FILL = auto()
     WEAK_FUNCTION = auto()
@@ -45,6 +46,8 @@ SIGNS: dict[Ability, tuple[str, str]] = {
     Ability.SHORT_SPILL: ("bpf_func_id", "BPF_FUNC_kallsyms_lookup_name"),
     # Since Linux commit ecdf985d7615 ("bpf: track immediate values written to stack by BPF_ST instruction") (v6.3).
     Ability.STORE_CONSTANT: ("bpf_prog_type", "BPF_PROG_TYPE_NETFILTER"),
+    # Since Linux commit c31534267c18 ("bpf: generalize is_branch_taken() to work with two registers") (v6.8).
+    Ability.COMPARE_RANGES: ("bpf_cmd", "BPF_TOKEN_CREATE"),
     # A global function that only dead code calls is not looked at.
     # Since Linux commit 2afae08c9dcb ("bpf: Validate global subprogs lazily") (v6.8).
     Ability.LAZY_GLOBALS: ("bpf_cmd", "BPF_TOKEN_CREATE"),

@@ -1,10 +1,11 @@
 /* What libbpf itself makes of objects on one BTF, told line by line: its own words, and the instructions it leaves.
  *
- *   libbpf_truth [--kernel] [--all] [--code] BTF|- OBJECT...
+ *   libbpf_truth [--kernel] [--all] [--code] [--kconfig=TEXT] BTF|- OBJECT...
  *
  * Relocation is libbpf's work and needs no kernel, so bpf() is answered here: whatever is asked for is granted, and no
  * verifier, privilege or feature of the running kernel is in the way. --kernel lets the calls through instead. --all
- * also loads the programs an object marks as optional, --code prints the instructions. "-" is the running kernel's BTF.
+ * also loads the programs an object marks as optional, --code prints the instructions, --kconfig gives options of a
+ * kernel that come before the running one's. "-" is the running kernel's BTF.
  */
 #define _GNU_SOURCE
 #include <bpf/libbpf.h>
@@ -95,6 +96,8 @@ int main(int count, char **words)
 		through |= !strcmp(words[i], "--kernel");
 		all |= !strcmp(words[i], "--all");
 		code |= !strcmp(words[i], "--code");
+		if (!strncmp(words[i], "--kconfig=", 10))
+			options.kconfig = words[i] + 10;
 	}
 	if (i >= count)
 		return 2;

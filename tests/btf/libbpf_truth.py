@@ -107,13 +107,21 @@ def _program() -> Path:
 
 
 def ask_libbpf_of(
-    paths: Sequence[Path], btf: Path | None, *, everything: bool = False, code: bool = False, kernel: bool = False
+    paths: Sequence[Path],
+    btf: Path | None,
+    *,
+    everything: bool = False,
+    code: bool = False,
+    kernel: bool = False,
+    kconfig: str = "",
 ) -> list[Truth]:
     """Open each of *paths* and relocate it against *btf* (None: the running kernel's); one process does them all.
 
-    *everything* includes the programs marked optional, *code* reads the instructions back, *kernel* really loads.
+    *everything* includes the programs marked optional, *code* reads the instructions back, *kernel* really loads,
+    *kconfig* are lines of options that come before the kernel's own.
     """
     flags = [word for word, on in (("--all", everything), ("--code", code), ("--kernel", kernel)) if on]
+    flags += [f"--kconfig={kconfig}"] if kconfig else []
     command: list[str | Path] = [_program(), *flags, btf or "-", *paths]
     done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     crashed = done.returncode in (-signal.SIGSEGV, -signal.SIGFPE, -signal.SIGABRT, -signal.SIGBUS)
@@ -135,9 +143,9 @@ def ask_libbpf_of(
     return truths
 
 
-def ask_libbpf(path: Path, btf: Path | None) -> Truth:
+def ask_libbpf(path: Path, btf: Path | None, kconfig: str = "") -> Truth:
     """Relocate the object at *path* against *btf* and load it into the running kernel; needs root."""
-    return ask_libbpf_of([path], btf, code=True, kernel=True)[0]
+    return ask_libbpf_of([path], btf, code=True, kernel=True, kconfig=kconfig)[0]
 
 
 def version() -> str:

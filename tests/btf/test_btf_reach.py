@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from libbpf_truth import ask_libbpf, write_btf
+from reach_cases import CASES, KERNEL, LOCAL
 from test_btf_relocate import HEAD
 
 from btf.elf_object import read_object
@@ -14,59 +17,25 @@ from btf.parse import parse_btf
 from btf.relocate import relocate
 from btf.verifier import abilities
 
-KERNEL = "struct t { int a, b; } t; enum e { A } e;"
-LOCAL = "struct t { int a, gone; } CORE; enum e { A, GONE }; struct none { int x; } CORE;\n"
-READ = "bpf_core_read(&v, 4, &t->gone)"
-
-# name: (body of the program, functions before it, whether the kernel loads it)
-CASES = {
-    "a guard": (f"if (bpf_core_field_exists(t->gone)) {READ}", "", True),
-    "no guard": (READ, "", False),
-    "the other branch": (f"if (bpf_core_field_exists(t->gone)) v = 1; else {READ}", "", False),
-    "a guard on a type": (f"if (bpf_core_type_exists(struct none)) {READ}", "", True),
-    "a guard on an enumerator": (f"if (bpf_core_enum_value_exists(enum e, GONE)) {READ}", "", True),
-    "a guard on a size": (f"if (bpf_core_type_size(struct none) > 3) {READ}", "", True),
-    "two guards": (f"if (bpf_core_field_exists(t->a) && bpf_core_field_exists(t->gone)) {READ}", "", True),
-    "either of two": (f"if (bpf_core_field_exists(t->a) || bpf_core_field_exists(t->gone)) {READ}", "", False),
-    "a guard that is negated": (f"if (!bpf_core_field_exists(t->gone)) return 7; {READ}", "", True),
-    "a guard kept in a variable": (
-        f"int has = bpf_core_field_exists(t->gone); v = bpf_get_prandom_u32(); if (has) {READ}", "", True,
-    ),
-    "a guard that depends on data": (f"if (ctx[1] & 1) {READ}", "", False),
-    "a guard around a call": (
-        "if (bpf_core_field_exists(t->gone)) v = sub(t)",
-        "static __attribute__((noinline)) int sub(struct t *t) { int v = 0; " + READ + "; return v; }\n",
-        True,
-    ),
-    "one call guarded, one not": (
-        "if (bpf_core_field_exists(t->gone)) v = sub(t); v += sub(t + 1)",
-        "static __attribute__((noinline)) int sub(struct t *t) { int v = 0; " + READ + "; return v; }\n",
-        False,
-    ),
-    "a guard in the function called": (
-        "v = sub(t)",
-        "static __attribute__((noinline)) int sub(struct t *t) { int v = 0; if (bpf_core_field_exists(t->gone)) "
-        + READ + "; return v; }\n",
-        True,
-    ),
-}  # fmt: skip
-
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("cpu", ["v2", "v3"])
+@pytest.mark.parametrize("cpu", ["v1", "v2", "v3"])
 @pytest.mark.parametrize("case", CASES, ids=lambda name: name.replace(" ", "-"))
 def test_the_kernel_agrees(compile_bpf, btf_bytes, vmlinux, tmp_path, case, cpu) -> None:
-    body, before, loads = CASES[case]
-    slug = "reach_" + case.replace(" ", "_").replace(",", "")
+    asked = CASES[case]
+    slug = re.sub(r"\W", "_", case)
     raw = btf_bytes("reach_kernel.c", text=KERNEL)
-    path = compile_bpf(f"{slug}.bpf.c", cpu=cpu, text=HEAD + LOCAL + before + f"PROG({body})")
+    path = compile_bpf(f"{slug}.bpf.c", cpu=cpu, text=HEAD + LOCAL + asked.before + f"PROG({asked.body})")
     # The types are made up, the verifier is the running one.
-    given = Given(able=abilities(vmlinux))
+    given = Given(able=abilities(vmlinux), **asked.given)
     results = relocate(read_object(path.read_bytes()), parse_btf(raw), given)
     assert any(r.outcome == "poisoned" for r in results)
-    assert all(r.guarded for r in results if r.outcome == "poisoned") == loads
-    truth = ask_libbpf(path, write_btf(tmp_path / "kernel.btf", raw))
-    assert (truth.loaded is None) == loads, truth.log[-30:]
+    guarded = all(r.guarded for r in results if r.outcome == "poisoned")
+    truth = ask_libbpf(path, write_btf(tmp_path / "kernel.btf", raw), asked.kconfig)
+    assert (truth.loaded is None) == asked.loads, truth.log[-30:]
+    assert guarded == (asked.loads and not asked.cautious)
+    if guarded:
+        assert all(r.guard for r in results if r.outcome == "poisoned")
 
 
 @pytest.mark.kernel

@@ -1,0 +1,66 @@
+"""Never call live code dead: programs at random, each with poison in it, against the running kernel's verifier."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from raw_programs import poisoned_program, refusal
+
+from btf.insn import Insn
+from btf.known import U32, Bounds, narrowed
+from btf.memory import Given, Memory
+from btf.object import BpfFunction, BpfObject, BpfProgram
+from btf.reach import Walk
+from btf.sections import section_meaning
+from btf.verifier import EVERY, SIGNS, Ability, abilities
+
+
+def _alive(insns, poison, able, target) -> bool:
+    """Whether both passes find the poison alive."""
+    program = BpfProgram(BpfFunction("p", "socket", 0, tuple(insns)), section_meaning("socket"))
+    obj = BpfObject(
+        sha256="", big_endian=False, license="GPL", functions=(program.function,), programs=(program,), maps=(),
+        data=(), externs=(), btf=None, function_info=(), lines=(), relocations=(),
+    )  # fmt: skip
+    memory = Memory(obj, target, Given(able=able))
+    walks = (Walk(obj, program, {}, memory, able, apart=apart) for apart in (False, True))
+    return all(("socket", 8 * poison) in walk.alive for walk in walks)
+
+
+@pytest.mark.kernel
+def test_poison_the_kernel_reaches_is_never_called_dead(vmlinux) -> None:
+    able, random = abilities(vmlinux), Random(20)
+    seen = dict.fromkeys([(alive, reached) for alive in (False, True) for reached in (False, True)], 0)
+    for _ in range(4000):
+        insns, poison = poisoned_program(random)
+        words = refusal(insns)
+        assert words is None or "195896080" in words, words
+        seen[_alive(insns, poison, able, vmlinux), words is not None] += 1
+    # What we call alive, the kernel may know to be dead: it follows bounds further than we do. Seldom.
+    assert seen[False, True] == 0
+    assert seen[True, True] > 800 and seen[False, False] > 800 and seen[True, False] < 200, seen
+
+
+def test_an_older_verifier_looks_at_no_less(vmlinux) -> None:
+    random = Random(4)
+    for _ in range(1000):
+        insns, poison = poisoned_program(random)
+        chosen = frozenset(a for a in Ability if random.random() < 0.5)
+        assert _alive(insns, poison, chosen, vmlinux) or not _alive(insns, poison, EVERY, vmlinux)
+
+
+def test_a_test_of_bits_may_forget_the_lower_bound() -> None:
+    # Heard from the verifier of v6.18: 0xffff … 0xffffffff, once its bit 16 is known to be 0, is 0 … 0xfffeffff.
+    taken, passed = narrowed(Insn(0x46, 0, 0, 11, 65536), Bounds(0xFFFF, U32), 65536, EVERY)
+    assert taken == passed == Bounds(0, U32)
+
+
+def test_every_ability_has_its_sign(vmlinux) -> None:
+    assert set(SIGNS) == EVERY
+    assert abilities(vmlinux) <= EVERY
+
+
+@pytest.mark.kernel
+def test_this_kernel_is_told_by_its_btf(vmlinux) -> None:
+    assert abilities(vmlinux) == EVERY, "the running kernel is newer than all of them"
