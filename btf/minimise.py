@@ -64,7 +64,7 @@ def _answer(question: Question, target: Btf, candidate: int) -> object:
         path = question.match(target, candidate)
         if path is None or question.kind == RelocationKind.TARGET_TYPE_ID:
             return path
-        return path.bit_offset, value_of(question.kind, path)
+        return path.bit_offset, value_of(question.kind, path, big_endian=question.big_endian)
     except Unrelocatable as error:
         return error.errno
 
@@ -217,8 +217,8 @@ class _Kept:
                 return type_.kind, self._followed(type_)
             case FuncProto():
                 return type_.kind, tuple(name for name, _ in type_.parameters)
-            case Typedef():
-                return type_.kind, type_.name
+            case Reference():
+                return type_.kind, replace(type_, id=0, type=0)
             case _:
                 return type_.kind, replace(type_, id=0)
 
@@ -233,7 +233,7 @@ class _Kept:
                 used = [type_.type] if self._followed(type_) else []
             case FuncProto():
                 used = [type_.type, *(parameter for _, parameter in type_.parameters)]
-            case Typedef():
+            case Reference():
                 used = [type_.type]
             case _:
                 used = []
