@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from btf.access import Path
 from btf.arguments import mismatches
@@ -89,6 +89,12 @@ def drifts(
 
 def _alive(obj: BpfObject, target: Btf, given: Given | None, places: Collection[Place]) -> set[Place]:
     """Return which of *places* some program reaches."""
+    if given and given.release and _VERSION not in given.constants:
+        # A warning may trust the third number, which the verdict on a load does not.
+        numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", given.release)
+        if numbers:
+            version = int.from_bytes(bytes(min(int(n or 0), 255) for n in numbers.groups()), "big")
+            given = replace(given, constants={**given.constants, _VERSION: version})
     reach = Reach(obj, relocated(obj, target, given)[1], target, given)
     found: set[Place] = set()
     for program in obj.programs:

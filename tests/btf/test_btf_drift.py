@@ -188,7 +188,7 @@ def test_an_argument_in_a_register(drift, register, parameters, wrong) -> None:
 def test_a_program_that_asks_for_the_version_may_choose_by_it(drift) -> None:
     either = "if (LINUX_KERNEL_VERSION <= 5) { sink = ctx[1]; return 1; } struct request"
     text = taking("tp_btf/event", "ctx[0]").replace("struct request", either, 2).replace(either, "struct request", 1)
-    extern = "extern unsigned int LINUX_KERNEL_VERSION __kconfig;\n"
+    extern = "extern int LINUX_KERNEL_VERSION __kconfig;\n"
     assert drift("", "", event(ONLY_REQUEST), program=extern + text) == ()
     for release, wrong in (("0.0.1", ["argument 2 of event"]), ("5.4.1", [])):
         found = drift("", "", event(ONLY_REQUEST), program=extern + text, given=Given(release=release, able=EVERY))
