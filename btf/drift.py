@@ -48,6 +48,12 @@ class Drift:
     section: str
     insn: int
 
+    @property
+    def named(self) -> str:
+        """The word by which the source names it: the field, the constant; empty for an argument."""
+        words = re.findall(r"\w+", re.split(r"\.|::", self.what)[-1])
+        return words[0] if words and self.code != "argument" else ""
+
     def text(self) -> str:
         """Return it in one line: ``relocates, but task_struct.state was long, is unsigned int: …``."""
         verb = "attaches" if self.code in ("argument", "record") else "relocates"

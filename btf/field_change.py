@@ -149,8 +149,7 @@ def _scalar(ours: _Side, theirs: _Side, scene: Scene) -> Change | None:
             return None
         if was == now:
             was, now = f"{was} of {ours.size} bytes", f"of {theirs.size}"
-        words = "the rest is not its own" if ours.size > theirs.size else "the others are cut off"
-        return Change("field-size", was, now, f"{_by(read)} reads {ours.size} bytes of {theirs.size}, {words}")
+        return Change("field-size", was, now, _measured(read, theirs.size))
     if isinstance(ours.type, Int) and isinstance(theirs.type, Int) and _signs_differ(ours.type, theirs.type):
         return Change("field-sign", was, now, "large values change their sign")
     return None
@@ -169,9 +168,7 @@ def _array(ours: _Side, theirs: _Side, scene: Scene) -> Change | None:
     read = scene.reading(ours.size) if theirs.size else None
     if read is None:
         return None
-    words = "the rest is not its own" if ours.size > theirs.size else "the others are cut off"
-    detail = f"{_by(read)} reads {ours.size} bytes of {theirs.size}, {words}"
-    return Change("array-length", ours.text(), theirs.text(), detail)
+    return Change("array-length", ours.text(), theirs.text(), _measured(read, theirs.size))
 
 
 def _composite(ours: _Side, theirs: _Side, scene: Scene) -> Change | None:
@@ -237,6 +234,13 @@ def _counts(name: str) -> bool:
 
 _Rule = Callable[[_Side, _Side, Scene], Change | None]
 _RULES: tuple[_Rule, ...] = (_bitfield, _pointer, _scalar, _enum, _array, _composite)
+
+
+def _measured(read: Read, size: int) -> str:
+    """Say what a read of another length than the field's *size* gets."""
+    if read.size > size:
+        return f"{_by(read)} reads {read.size} bytes where it has {size}, the rest is another's"
+    return f"{_by(read)} reads only {read.size} of its {size} bytes"
 
 
 def _by(read: Read) -> str:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from btf.fault import EXIT_NO, EXIT_USAGE, EXIT_WAITS, Fault
 from fleet.cli.output import emit_document, narrate
 from fleet.cli.settings import Settings, pass_settings
+
+if TYPE_CHECKING:
+    from btf.types import Btf
+    from fleet.compatibility.check import ObjectCheck
 
 
 class NothingToCheck(Fault):
@@ -27,7 +34,8 @@ class NothingToCheck(Fault):
     "btf_files",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="BTF of a kernel: raw, ELF, or an archive's .btf.tar.xz; may be repeated. Default: the running kernel.",
+    help="BTF of a kernel: raw, ELF, an archive's .btf.tar.xz, or a folder of such, which is gone through in the order "
+    "of its paths with numbers by value; may be repeated. Default: the running kernel.",
 )
 @click.option(
     "--kernel", "kernel_ids", multiple=True, help="A kernel build whose BTF is in the archive; may be repeated."
@@ -46,11 +54,16 @@ class NothingToCheck(Fault):
     default=Path("/"),
     help="With --installed: where the system is mounted whose kernels are meant.  [default: /]",
 )
+@click.option(
+    "--built-on",
+    type=click.Path(path_type=Path),
+    help="BTF of the kernel the objects were made for: signatures and unions that changed since are warned of, too.",
+)
 @click.option("--relocations", is_flag=True, help="Every CO-RE relocation: where, what, and what becomes of it.")
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(("table", "json")),
+    type=click.Choice(("table", "json", "jsonl")),
     default="table",
     show_default=True,
     help="Format of the answer.",
@@ -67,6 +80,7 @@ def check(
     *,
     installed: bool,
     root: Path,
+    built_on: Path | None,
     relocations: bool,
     output: str,
 ) -> None:
@@ -77,29 +91,85 @@ def check(
     """
     from btf.elf_object import read_object
     from fleet.cli import kernel_sources
-    from fleet.compatibility.check import check_object, document
+    from fleet.compatibility.check import check_object
 
     read = [(name, read_object(data), optional) for name, data, optional in _objects(objects, settings)]
+    reference = kernel_sources.from_file(built_on).btf if built_on else None
     unread: list[Fault] = []
-    kernels = list(kernel_sources.installed(root, unread)) if installed else []
+    kernels = kernel_sources.installed(root, unread) if installed else iter(())
     if not installed or btf_files or kernel_ids or images:
-        kernels += kernel_sources.chosen(btf_files, kernel_ids, images, settings.archive())
+        kernels = chain(kernels, kernel_sources.chosen(btf_files, kernel_ids, images, settings.archive(), unread))
+    written = _WRITERS[output](relocations=relocations, reference=reference)
+    verdicts: set[str] = set()
+    for kernel in kernels:  # one after the other: a folder may hold more kernels than memory does
+        for number, (name, obj, optional) in enumerate(read):
+            checked = check_object(name, obj, kernel, optional=optional)
+            written.add(number, checked)
+            verdicts.add(checked.verdict.value)
     for fault in unread:
         narrate(f"{fault.code}: {fault.message}", quiet=settings.quiet)
-    if not kernels:
-        raise kernel_sources.NoSuchKernel(f"no kernel with BTF is installed under {root}")
-    checks = [check_object(name, obj, kernel, optional=optional) for name, obj, optional in read for kernel in kernels]
-    if output == "json":
-        emit_document("check", document(checks, relocations=relocations))
-    else:
-        from fleet.cli.diagnostics import render
-
-        click.echo("\n".join(render(checks, relocations=relocations)))
-    verdicts = {c.verdict.value for c in checks}
+    if not verdicts:
+        raise kernel_sources.NoSuchKernel("no kernel with BTF is there")
+    written.end()
     if verdicts & {"refused", "blocked"}:
         context.exit(EXIT_NO)
     if "unknown" in verdicts or unread:
         context.exit(EXIT_WAITS)
+
+
+class _Written:
+    """What is written of the checks, which come kernel by kernel, in the order objects × kernels."""
+
+    def __init__(self, *, relocations: bool, reference: Btf | None) -> None:
+        self._relocations, self._reference = relocations, reference
+        self._kept: list[tuple[int, Any]] = []
+
+    def add(self, number: int, check: ObjectCheck) -> None:
+        """Keep what is needed of *check*, of object *number*."""
+        self._kept.append((number, self._made(check)))
+
+    def end(self) -> None:
+        """Write."""
+        raise NotImplementedError
+
+    def _in_order(self) -> list[Any]:
+        return [made for _, made in sorted(self._kept, key=lambda pair: pair[0])]
+
+    def _made(self, check: ObjectCheck) -> Any:
+        from fleet.compatibility.check import result
+
+        return result(check, relocations=self._relocations, reference=self._reference)
+
+
+class _Json(_Written):
+    def end(self) -> None:
+        emit_document("check", {"results": self._in_order()})
+
+
+class _JsonLines(_Written):
+    """A line as soon as it is known, kernel by kernel."""
+
+    def add(self, _number: int, check: ObjectCheck) -> None:
+        click.echo(json.dumps({"schema": "corollout.check/1", **self._made(check)}))
+
+    def end(self) -> None:
+        pass
+
+
+class _Page(_Written):
+    def end(self) -> None:
+        from fleet.cli.check_page import painter, render
+
+        for line in render(self._in_order(), painter()):
+            click.echo(line, color=True)
+
+    def _made(self, check: ObjectCheck) -> Any:
+        from fleet.cli.check_page import row
+
+        return row(check, relocations=self._relocations, reference=self._reference)
+
+
+_WRITERS: dict[str, type[_Written]] = {"table": _Page, "json": _Json, "jsonl": _JsonLines}
 
 
 def _objects(names: tuple[str, ...], settings: Settings) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:

@@ -1,76 +1,145 @@
-"""How ``check`` speaks to a person: as a compiler does, the source line that asks for what a kernel does not have."""
+"""How ``check`` speaks of one object on one kernel: as a compiler does, by the source line that asks for what is not
+there. Values only; ``check_page`` writes them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 
+from btf.drift import Drift
 from btf.extension import LineInfo
 from btf.fault import printable
+from btf.guard import Guard
+from btf.nearest import instead
+from btf.object import BpfObject
 from btf.relocate import RelocationOutcome
-from fleet.compatibility.check import ObjectCheck, ProgramCheck, count_relocations
+from btf.types import Btf
+from fleet.compatibility.check import ObjectCheck, warnings
 from fleet.compatibility.features import noun
 from fleet.compatibility.verdict import Reason
 from inventory.facts import Answer
 
+_REMEDIES = {
+    "field": "help: ask with bpf_core_field_exists() first, or read it through a flavour of the struct",
+    "type": "help: ask with bpf_core_type_exists() first",
+    "enumval": "help: ask with bpf_core_enum_value_exists() first",
+    "size": "help: read it with BPF_CORE_READ() into a type of the kernel's size, or through a flavour of the struct",
+}
+_KINDS = {"byte_off": "field", "enumval_value": "enumval"}
 
-def render(checks: Sequence[ObjectCheck], *, relocations: bool = False) -> list[str]:
-    """Return the lines for all *checks*, in their order: what is wrong, by place in the source; then one line each."""
-    lines: list[str] = []
-    for check in checks:
-        lines += _check(check, relocations=relocations)
-    return lines
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One thing to say. ``source`` is the line and its caret; ``notes`` follow; equal ones are said once for all
+    kernels. ``seen`` are notes that may differ from kernel to kernel."""
+
+    level: str  # error, warning, note
+    place: str
+    message: str
+    code: str
+    source: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
 
 
-def _check(check: ObjectCheck, *, relocations: bool) -> Iterator[str]:
-    where = f"{check.kernel.name}" + (f" ({check.kernel.arch})" if check.kernel.arch else "")
-    if relocations:
-        yield from _table(check)
-    for outcome in _told_once(check.relocations):
-        yield from _relocation(check, outcome)
-    for reason in check.reasons:
-        yield from _reason(check.name, reason)
+def diagnose(check: ObjectCheck, reference: Btf | None = None) -> list[Diagnostic]:
+    """Return what is to be said of *check*: errors, warnings, and what falls away unharmed."""
+    found = [_relocation(check, outcome) for outcome in _told_once(check.relocations)]
+    found += [d for reason in check.reasons for d in _reason(check.name, reason)]
     for program in check.programs:
         for reason in program.reasons:
             if reason.requirement.kind != "relocation":
-                yield from _reason(f"{check.name}: {program.program.name}", reason, optional=program.optional)
-    yield from _untold(check)
-    when = "next boot: " if check.kernel.next_boot else ""
-    yield printable(f"{when}{check.name}: {check.verdict.value} on {where} — {_summary(check)}")
+                found += _reason(f"{check.name}: {program.program.name}", reason, optional=program.optional)
+    found += [_drift(check, drift) for drift in warnings(check, reference=reference)]
+    found += [_guarded(check, outcome) for outcome in _told_once(check.relocations, guarded=True)]
+    found += _untold(check)
+    return list(dict.fromkeys(found))
 
 
-def _told_once(outcomes: Sequence[RelocationOutcome]) -> list[RelocationOutcome]:
-    """Return what would break, each field once per function."""
+def _told_once(outcomes: Sequence[RelocationOutcome], *, guarded: bool = False) -> list[RelocationOutcome]:
+    """Return what would break, or what would if it were not *guarded*, each field once per function."""
     seen: dict[tuple[str, str, str], RelocationOutcome] = {}
     for outcome in outcomes:
-        if outcome.outcome != "value" and not outcome.guarded:
+        if outcome.outcome != "value" and outcome.guarded == guarded:
             seen.setdefault((outcome.program, outcome.local, outcome.outcome), outcome)
     return list(seen.values())
 
 
-def _relocation(check: ObjectCheck, outcome: RelocationOutcome) -> Iterator[str]:
-    asked = re.findall(r"\w+", outcome.local.rpartition(".")[2])
-    line = check.obj.line_at(outcome.section, outcome.insn, naming=asked[0] if asked else "")
-    callers = [p for p in check.programs if outcome in p.relocations]
+def _relocation(check: ObjectCheck, outcome: RelocationOutcome) -> Diagnostic:
+    line = _line(check.obj, outcome)
+    callers = [p for p in check.programs if any(outcome is o for o in p.relocations)]
     optional = bool(callers) and all(p.optional for p in callers)
-    level = "warning" if optional else "error"
-    place = _place(line) if line else f"{check.name}:{outcome.section}+{outcome.insn}"
     words = f"{outcome.local}: {outcome.detail}" if outcome.detail else outcome.local
-    yield printable(f"{place}: {level}: {words} [relocation-{outcome.outcome}]")
-    if line and line.text:
-        text = line.text.expandtabs(8).rstrip()
-        yield f"{line.line:>5} | {printable_line(text)}"
-        if line.column:
-            indent = len(line.text[: line.column - 1].expandtabs(8))
-            yield f"      | {' ' * indent}^"
     kept = "; the program is optional and left out" if optional else ""
-    yield printable_line(f"      = in {outcome.program} ({outcome.section}), byte {outcome.insn}: {outcome.kind}{kept}")
+    where = f"in {outcome.program} ({outcome.section}), byte {outcome.insn}: {outcome.kind}{kept}"
+    kind = "size" if outcome.found else _KINDS.get(outcome.kind, outcome.kind.partition("_")[0])
+    near = instead(outcome, check.kernel.btf)
+    help_ = _REMEDIES.get(kind) if outcome.outcome == "poisoned" and not (near and near.by_architecture) else None
+    return Diagnostic(
+        "warning" if optional else "error",
+        _place(line) if line else f"{check.name}:{outcome.section}+{outcome.insn}",
+        words,
+        f"relocation-{outcome.outcome}",
+        _source(line),
+        tuple(note for note in (where, help_) if note),
+        (near.text(),) if near else (),
+    )
 
 
-def printable_line(text: str) -> str:
-    """Return a source line with its spaces kept and everything unprintable replaced; bounded."""
-    return "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text[:200])
+def _guarded(check: ObjectCheck, outcome: RelocationOutcome) -> Diagnostic:
+    """What is not there and does no harm: where it would be read, and which branch leads around it."""
+    line = _line(check.obj, outcome)
+    place = _place(line) if line else f"{check.name}:{outcome.section}+{outcome.insn}"
+    around = _branch(check.obj, outcome.guard) if outcome.guard else "nothing calls it"
+    return Diagnostic("note", place, f"{outcome.local} is not read: {around}", "relocation-guarded")
+
+
+def _branch(obj: BpfObject, guard: Guard) -> str:
+    line = obj.line_at(guard.section, guard.insn)
+    where = _place(line) if line else f"{guard.section}+{guard.insn}"
+    asked = f", which asks {guard.kind} of {guard.local}" if guard.kind else ""
+    return f"the branch at {where}{asked}, leads around it"
+
+
+def _drift(check: ObjectCheck, drift: Drift) -> Diagnostic:
+    line = check.obj.line_at(drift.section, drift.insn, naming=drift.named)
+    return Diagnostic(
+        "warning",
+        _place(line) if line else f"{check.name}:{drift.section}+{drift.insn}",
+        drift.text(),
+        drift.code,
+        _source(line),
+        (f"{drift.consequence} in {drift.function} ({drift.section}), byte {drift.insn}",),
+    )
+
+
+def _reason(name: str, reason: Reason, *, optional: bool = False) -> Iterator[Diagnostic]:
+    if reason.answer in (Answer.YES, Answer.UNKNOWN):
+        return
+    level = "warning" if optional or reason.requirement.optional else "error"
+    notes = [f"unlock: {reason.unlock.action}"] if reason.unlock else []
+    notes.append(f"{reason.evidence.value}, from {reason.source}" if reason.source else reason.evidence.value)
+    yield Diagnostic(level, name, reason.detail, reason.code, notes=tuple(notes))
+
+
+def _untold(check: ObjectCheck) -> Iterator[Diagnostic]:
+    """Say in one line what this BTF cannot tell."""
+    every = [*check.reasons, *(r for p in check.programs for r in p.reasons)]
+    unknown = dict.fromkeys(noun(r.requirement) for r in every if r.answer is Answer.UNKNOWN)
+    if unknown:
+        yield Diagnostic("warning", check.name, f"this BTF cannot tell: {', '.join(unknown)}", "unknown")
+
+
+def _line(obj: BpfObject, outcome: RelocationOutcome) -> LineInfo | None:
+    return obj.line_at(outcome.section, outcome.insn, naming=_last_word(outcome.local))
+
+
+def _last_word(path: str) -> str:
+    """Return what a path ends at: ``comm`` of ``task_struct.comm[3]``."""
+    words = re.findall(r"\w+", re.split(r"\.|::", path)[-1])
+    return words[0] if words else ""
 
 
 def _place(line: LineInfo) -> str:
@@ -78,50 +147,22 @@ def _place(line: LineInfo) -> str:
     return f"{PurePath(line.file).name}:{line.line}{column}"
 
 
-def _reason(name: str, reason: Reason, *, optional: bool = False) -> Iterator[str]:
-    if reason.answer in (Answer.YES, Answer.UNKNOWN):
-        return
-    level = "warning" if optional or reason.requirement.optional else "error"
-    yield printable(f"{name}: {level}: {reason.detail} [{reason.code}]")
-    if reason.unlock:
-        yield printable_line(f"      = unlock: {reason.unlock.action}")
+def _source(line: LineInfo | None) -> tuple[str, ...]:
+    """Return the source line under its number, and a caret below the column."""
+    if line is None or not line.text:
+        return ()
+    rows = [f"{line.line:>5} | {line.text.expandtabs(8).rstrip()}"]
+    if line.column:
+        indent = len(line.text[: line.column - 1].expandtabs(8))
+        rows.append(f"      | {' ' * indent}^")
+    return tuple(map(printable_line, rows))
 
 
-def _untold(check: ObjectCheck) -> Iterator[str]:
-    """Say in one line what this BTF cannot tell."""
-    every = [*check.reasons, *(r for p in check.programs for r in p.reasons)]
-    unknown = dict.fromkeys(noun(r.requirement) for r in every if r.answer is Answer.UNKNOWN)
-    if unknown:
-        yield printable(f"{check.name}: warning: this BTF cannot tell: {', '.join(unknown)} [unknown]")
+def printable_line(text: str) -> str:
+    """Return *text* with its spaces kept and everything unprintable replaced; bounded."""
+    return "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text[:200])
 
 
-def _summary(check: ObjectCheck) -> str:
-    counts = count_relocations(check.relocations)
-    total = counts.pop("total")
-    guarded = counts.pop("guarded")
-    parts = [f"{count} {word}" for word, count in counts.items() if count]
-    if guarded:
-        parts = [f"{p} ({guarded} in dead code)" if p.endswith("poisoned") else p for p in parts]
-    relocations = f"{total} relocations: {', '.join(parts)}" if total else "no relocations"
-    return f"{_programs(check.programs)}; {relocations}; {check.evidence.value}"
-
-
-def _programs(programs: Sequence[ProgramCheck]) -> str:
-    if not programs:
-        return "no programs"
-    fine = sum(p.verdict.value in ("fits", "degraded") for p in programs)
-    return f"{fine} of {len(programs)} programs fit"
-
-
-def _table(check: ObjectCheck) -> Iterator[str]:
-    rows = [(o.section, str(o.insn), o.program, o.kind, o.local, _became(o)) for o in check.relocations]
-    heads = ("SECTION", "BYTE", "FUNCTION", "KIND", "LOCAL", "OUTCOME")
-    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
-    for row in (heads, *rows):
-        yield printable_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _became(outcome: RelocationOutcome) -> str:
-    if outcome.outcome == "value":
-        return f"{outcome.value}" + ("" if outcome.found else " (absent)")
-    return outcome.outcome + (" (dead code)" if outcome.guarded else "")
+def one_line(diagnostic: Diagnostic) -> str:
+    """Return its first line, as an editor jumps to it: ``FILE:LINE:COLUMN: error: …``."""
+    return printable(f"{diagnostic.place}: {diagnostic.level}: {diagnostic.message} [{diagnostic.code}]")

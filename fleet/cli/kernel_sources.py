@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # Where distributions put the kernels that may boot next.
 INSTALLED = ("boot/vmlinuz-*", "boot/vmlinux-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz")
 _MAX_CONFIG = 4 << 20
+BTF_NAMES = (".btf", ".btf.tar.xz")
 
 
 class NoSuchKernel(Fault):
@@ -33,7 +35,22 @@ def from_file(path: Path) -> KernelBtf:
     from btf.btf_file import read_btf_file, release_of_file
     from btf.running import RUNNING_BTF
 
-    return running() if path == RUNNING_BTF else kernel_btf(read_btf_file(path), release=release_of_file(path))
+    if path == RUNNING_BTF:
+        return running()
+    label = path.name
+    for suffix in BTF_NAMES:
+        label = label.removesuffix(suffix)
+    return replace(kernel_btf(read_btf_file(path), release=release_of_file(path)), label=printable(label))
+
+
+def from_folder(folder: Path, unread: list[Fault]) -> Iterator[KernelBtf]:
+    """Yield the kernels whose BTF lies below *folder*, by path, 6.9 before 6.12; what is none goes to *unread*."""
+    found = [p for p in folder.rglob("*") if p.name.endswith(BTF_NAMES) and p.is_file()]
+    for path in sorted(found, key=lambda p: [_numbered(part) for part in p.relative_to(folder).parts]):
+        try:
+            yield from_file(path)
+        except Fault as fault:
+            unread.append(fault)
 
 
 def running() -> KernelBtf:
@@ -97,7 +114,11 @@ def installed(root: Path, unread: list[Fault]) -> Iterator[KernelBtf]:
 def _by_release(path: Path) -> list[tuple[int, str]]:
     """Order 6.9 before 6.12: by the release in the file's name, else in its folder's."""
     found = re.search(r"\d.*", path.name) or re.search(r"\d.*", path.parent.name)
-    parts = re.split(r"(\d+)", found[0] if found else path.name)
+    return _numbered(found[0] if found else path.name)
+
+
+def _numbered(text: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", text)
     return [(int(part[:18]), "") if part.isdigit() else (-1, part) for part in parts]
 
 
@@ -138,9 +159,15 @@ def kernel_btf(
     )
 
 
-def chosen(files: Sequence[Path], ids: Sequence[str], images: Sequence[Path], archive: Archive) -> Iterator[KernelBtf]:
-    """Yield every kernel named, in the order files, builds, images; the running one when none is."""
-    yield from map(from_file, files)
+def chosen(
+    files: Sequence[Path], ids: Sequence[str], images: Sequence[Path], archive: Archive, unread: list[Fault]
+) -> Iterator[KernelBtf]:
+    """Yield every kernel named, in the order files, builds, images; the running one when none is.
+
+    What is none of the files of a folder goes to *unread*.
+    """
+    for path in files:
+        yield from from_folder(path, unread) if path.is_dir() else (from_file(path),)
     for wanted in ids:
         yield from_archive(archive, wanted)
     yield from map(from_image, images)

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from btf.drift import Drift, drifts
+from btf.memory import Given
 from btf.object import BpfObject, BpfProgram
 from btf.relocate import RelocationOutcome, relocate
 from btf.types import Btf
@@ -37,11 +39,17 @@ class KernelBtf:
     build_id: str | None = None
     config: Mapping[str, str] | None = None
     next_boot: bool = False
+    label: str = ""  # what to call it where its release is not known
 
     @property
     def name(self) -> str:
         """What to call it in a line for a person."""
-        return self.release or f"kernel with BTF {self.sha256[:12]}"
+        return self.release or self.label or f"kernel with BTF {self.sha256[:12]}"
+
+    @property
+    def given(self) -> Given:
+        """What a load on it would find besides its BTF; not its kconfig, of which only a part is kept."""
+        return Given(release=self.release or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,14 @@ class ObjectCheck:
     relocations: tuple[RelocationOutcome, ...]
 
 
+def warnings(check: ObjectCheck, *, reference: Btf | None = None) -> tuple[Drift, ...]:
+    """Return where the object silently goes wrong on that kernel; *reference*: BTF of the kernel it was made for.
+
+    No warning changes a verdict.
+    """
+    return drifts(check.obj, check.kernel.btf, check.relocations, check.kernel.given, reference=reference)
+
+
 def check_object(
     name: str, obj: BpfObject, kernel: KernelBtf, *, optional: Collection[str] = frozenset()
 ) -> ObjectCheck:
@@ -84,7 +100,7 @@ def check_object(
     needed: dict[str, list[Reason]] = {"": []}
     for reason in _answers(needs, known, kernel):
         needed.setdefault(reason.requirement.program, []).append(reason)
-    outcomes = relocate(obj, kernel.btf)
+    outcomes = relocate(obj, kernel.btf, kernel.given)
     by_function: dict[tuple[str, str], list[int]] = {}
     for number, outcome in enumerate(outcomes):
         by_function.setdefault((outcome.section, outcome.program), []).append(number)
@@ -156,27 +172,46 @@ def count_relocations(outcomes: Sequence[RelocationOutcome]) -> dict[str, int]:
     }
 
 
-def document(checks: Sequence[ObjectCheck], *, relocations: bool = False) -> dict[str, Any]:
+def document(
+    checks: Iterable[ObjectCheck], *, relocations: bool = False, reference: Btf | None = None
+) -> dict[str, Any]:
     """Return the body of ``corollout.check/1``; with *relocations*, each one of every program."""
+    return {"results": [result(check, relocations=relocations, reference=reference) for check in checks]}
+
+
+def result(check: ObjectCheck, *, relocations: bool = False, reference: Btf | None = None) -> dict[str, Any]:
+    """Return one row of :func:`document`."""
     return {
-        "results": [
-            {
-                "object": check.name,
-                "sha256": check.obj.sha256,
-                "kernel": {
-                    "release": check.kernel.release,
-                    "arch": check.kernel.arch,
-                    "build_id": check.kernel.build_id,
-                    "next_boot": check.kernel.next_boot,
-                    "btf_sha256": check.kernel.sha256,
-                },
-                "verdict": check.verdict.value,
-                "evidence": check.evidence.value,
-                "reasons": _reasons(check.reasons),
-                "programs": [_program_document(p, relocations=relocations) for p in check.programs],
-            }
-            for check in checks
-        ]
+        "object": check.name,
+        "sha256": check.obj.sha256,
+        "kernel": {
+            "release": check.kernel.release,
+            "arch": check.kernel.arch,
+            "build_id": check.kernel.build_id,
+            "next_boot": check.kernel.next_boot,
+            "btf_sha256": check.kernel.sha256,
+        },
+        "verdict": check.verdict.value,
+        "evidence": check.evidence.value,
+        "reasons": _reasons(check.reasons),
+        "warnings": [_warning(check, drift) for drift in warnings(check, reference=reference)],
+        "programs": [_program_document(p, relocations=relocations) for p in check.programs],
+    }
+
+
+def _warning(check: ObjectCheck, drift: Drift) -> dict[str, Any]:
+    line = check.obj.line_at(drift.section, drift.insn, naming=drift.named)
+    return {
+        "code": drift.code,
+        "consequence": drift.consequence,
+        "what": drift.what,
+        "was": drift.was,
+        "now": drift.now,
+        "detail": drift.text(),
+        "function": drift.function,
+        "section": drift.section,
+        "insn": drift.insn,
+        "line": {"file": line.file, "line": line.line, "column": line.column, "text": line.text} if line else None,
     }
 
 
@@ -204,6 +239,7 @@ def _relocation(outcome: RelocationOutcome) -> Mapping[str, Any]:
         "outcome": outcome.outcome,
         "value": outcome.value,
         "guarded": outcome.guarded,
+        "guard": outcome.guard._asdict() if outcome.guard else None,
         "detail": outcome.detail,
     }
 
@@ -212,4 +248,13 @@ def _reasons(reasons: Sequence[Reason]) -> list[dict[str, str]]:
     """Return what is not simply met, the most serious first."""
     serious = {Answer.NO: 0, Answer.BLOCKED: 1, Answer.UNKNOWN: 2}
     shown = sorted((r for r in reasons if r.answer in serious), key=lambda r: serious[r.answer])
-    return [{"code": r.code, "answer": r.answer.value, "detail": r.detail} for r in shown]
+    return [
+        {
+            "code": r.code,
+            "answer": r.answer.value,
+            "detail": r.detail,
+            "evidence": r.evidence.value,
+            "source": r.source,
+        }
+        for r in shown
+    ]

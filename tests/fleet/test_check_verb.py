@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pty
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from btf.archive import Archive
 from fleet.cli.main import cli
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
+SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "btf"
+PAGES = Path(__file__).parent / "check_pages"
 HEAD = """
 #include <linux/bpf.h>
 #include <linux/types.h>
@@ -41,6 +46,13 @@ SEC("raw_tp/sched_switch") int bad(void *c)
 	return value;
 }
 """
+DRIFTED = """
+struct signal_struct { unsigned char nr_threads; } __attribute__((preserve_access_index));
+SEC("raw_tp/sched_process_exit") int drifted(void *c)
+{
+	return BPF_CORE_READ((struct signal_struct *)TASK, nr_threads);
+}
+"""
 OPTIONAL = POISONED.replace('SEC("raw', 'SEC("?raw')
 UNTELLABLE = 'SEC("raw_tp/never_heard_of_it") int odd(void *c) { return 0; }\n'
 
@@ -50,6 +62,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("check")
     texts = {
         "fits": FITS + GUARDED, "poisoned": FITS + POISONED, "optional": FITS + OPTIONAL, "odd": FITS + UNTELLABLE,
+        "drifted": DRIFTED,
     }  # fmt: skip
     made = {}
     for name, text in texts.items():
@@ -193,6 +206,110 @@ def test_it_needs_neither_database_nor_console(objects) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_warning_moves_no_verdict(objects) -> None:
+    code, (result,) = answer(objects["drifted"])
+    assert code == 0 and result["verdict"] == "fits"
+    (warning,) = result["warnings"]
+    assert (warning["code"], warning["consequence"]) == ("field-size", "stray read")
+    assert (warning["what"], warning["was"], warning["now"]) == ("signal_struct.nr_threads", "unsigned char", "int")
+    assert warning["function"] == "drifted" and "BPF_CORE_READ" in warning["line"]["text"]
+    page = run(objects["drifted"]).stdout
+    assert "warning: relocates, but signal_struct.nr_threads was unsigned char, is int" in page
+    assert "= stray read in drifted (raw_tp/sched_process_exit)" in page
+
+
+def test_the_kernel_it_was_made_for_may_be_given(objects) -> None:
+    code, (result,) = answer(objects["fits"], "--built-on", VMLINUX)
+    assert code == 0 and result["warnings"] == []
+
+
+@pytest.mark.parametrize(("name", "exit_code"), [("poisoned", 3), ("drifted", 6)])
+def test_a_page_of_four_old_kernels(objects, name, exit_code) -> None:
+    """One page for many kernels: what is alike is said once. COROLLOUT_UPDATE_SCREENS=1 writes it anew."""
+    done = run(objects[name], "--btf", SAMPLES)
+    page = done.stdout.replace(str(objects[name].parent), "OBJECTS")
+    golden = PAGES / f"{name}.txt"
+    if os.environ.get("COROLLOUT_UPDATE_SCREENS"):
+        golden.write_text(page)
+    assert page == golden.read_text()
+    assert done.exit_code == exit_code
+
+
+@pytest.mark.parametrize("program", ["tcp-flow", "net-policy"])
+def test_our_programs_on_every_kernel_at_hand(program) -> None:
+    _, results = answer(program, "--btf", SAMPLES, "--btf", VMLINUX, "--relocations")
+    assert len(results) == len(list(SAMPLES.rglob("*.btf.tar.xz"))) + 1 == 5
+    for result in results:
+        assert result["verdict"] in ("fits", "degraded", "unknown") and result["warnings"] == []
+        for each in result["programs"]:
+            assert each["relocations"]["total"] == len(each["relocations"]["each"])
+            assert all(r["evidence"] and r["answer"] in ("no", "blocked", "unknown") for r in each["reasons"])
+    page = run(program, "--btf", SAMPLES, "--btf", VMLINUX).stdout
+    assert page.splitlines()[-2].endswith(f"  {program}") and len(page.splitlines()[-2].split()) == 6
+
+
+def test_a_folder_is_gone_through_in_order(objects, tmp_path) -> None:
+    for name in ("6.12.0-1.btf", "6.9.0-1.btf", "5.10.0-1.btf"):
+        (tmp_path / name).symlink_to(VMLINUX)
+    (tmp_path / "6.10.0-1.btf").write_bytes(b"none")
+    (tmp_path / "README").write_text("none either")
+    done = _command("check", objects["fits"], "--btf", tmp_path, "-o", "jsonl")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["kernel"]["release"] for row in rows] == ["5.10.0-1", "6.9.0-1", "6.12.0-1"]
+    assert {row["schema"] for row in rows} == {"corollout.check/1"}
+    assert done.stderr.startswith("COR-BTF-001: ") and done.returncode == 6  # of one it cannot tell
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert _command("check", objects["fits"], "--btf", empty).returncode == 2
+
+
+def test_colours_are_for_a_person_who_wants_them(objects) -> None:
+    def seen(**environment: str) -> bytes:
+        ours, theirs = pty.openpty()
+        script = f"from fleet.cli.main import run; run(['check', {str(objects['poisoned'])!r}])"
+        env = {**os.environ, "TERM": "xterm", **environment}
+        child = subprocess.Popen([sys.executable, "-c", script], stdout=theirs, env=env)
+        os.close(theirs)
+        text = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                text += chunk
+        except OSError:  # the other end is closed
+            pass
+        assert child.wait() == 3
+        os.close(ours)
+        return text
+
+    assert b"\x1b[31merror: " in seen(NO_COLOR="")
+    assert b"\x1b" not in seen(NO_COLOR="1")
+    assert "\x1b" not in run(objects["poisoned"]).stdout
+
+
+def test_names_from_outside_are_made_printable(objects, tmp_path) -> None:
+    hostile = tmp_path / "\x1b[2Jx.bpf.o"
+    shutil.copy(objects["poisoned"], hostile)
+    assert run(hostile).exit_code == 3 and "\x1b" not in run(hostile).stdout
+
+
+def test_nobody_needs_no_home_to_check(objects) -> None:
+    """Without root, home, database or network; what is imported is imported before root is given up."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = shutil.copy(objects["fits"], folder)
+        script = (
+            "import os, sys, socket; from fleet.cli.main import cli\n"
+            f"words = ['--home', '/nowhere', 'check', {str(path)!r}, '--btf', '/sys/kernel/btf/vmlinux']\n"
+            "cli.main(words, standalone_mode=False)\n"
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534); os.chdir('/'); os.environ.clear()\n"
+            "def refuse(*_): raise AssertionError('a socket')\n"
+            "socket.socket = refuse\n"
+            "sys.exit(cli.main(words, standalone_mode=False))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("fits on") == 2
 
 
 def _command(*arguments: object) -> subprocess.CompletedProcess[str]:

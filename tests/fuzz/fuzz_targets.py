@@ -30,7 +30,7 @@ from btf.parse import parse_btf
 from btf.relocate import RelocationOutcome, relocate
 from btf.types import Btf
 from btf.unpack import unpack
-from fleet.cli.diagnostics import render
+from fleet.cli import check_page
 from fleet.compatibility.check import KernelBtf, check_object, document
 
 # Where it is, or which type, section or file: enough to find it in a dump.
@@ -143,7 +143,7 @@ def _told(outcome: RelocationOutcome) -> tuple[str, bool, int | None]:
 def _show(obj: BpfObject, btf: Btf) -> None:
     checked = check_object("x.bpf.o", obj, KernelBtf(btf, "0" * 64, "6.1.0", architecture(btf)))
     document([checked], relocations=True)
-    for line in render([checked], relocations=True):
+    for line in check_page.render([check_page.row(checked, relocations=True)]):
         assert line.isprintable() and len(line) < 1000, f"not fit for a terminal: {line[:100]!r}"
 
 
