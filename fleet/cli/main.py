@@ -31,6 +31,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "records": ("fleet.cli.live", "records", "What a program on a host has seen."),
     "policy": ("fleet.cli.policy", "policy", "Compile network policies and ask them questions."),
     "console": ("fleet.cli.live", "console", "The same, live."),
+    "prove": (
+        "fleet.cli.prove",
+        "prove",
+        "Try builds on real kernels under emulation; hold them against the prediction.",
+    ),
     "lab": ("fleet.cli.lab", "lab", "Namespaced hosts with real differences on this machine."),
     "doctor": ("fleet.cli.doctor", "doctor", "Is this machine ready? One line and a remedy each."),
     "version": ("fleet.cli.doctor", "version", "Versions of Corollout and what it stands on."),

@@ -20,12 +20,14 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from btf.fault import EXIT_USAGE, Fault, printable
+from btf.kernel_image import read_kernel_image
 from fleet.lab.apt import KEYRING, Apt, MirrorSilent, Package, PackageUnknown
 from fleet.lab.mirror import debian_mirror
 
@@ -182,6 +184,23 @@ def fetch(name: str, *, cache: Path, origin: Origin | None = None, refresh: bool
                 return _install(row, apt, cache)
         apt.update()
         return _install(row, apt, cache)
+
+
+def kernel_btf(kernel: Kernel) -> bytes | None:
+    """Return the BTF inside a kernel's image, None when it has none; unpacked once where the cache can keep it.
+
+    Raises what ``btf.kernel_image`` raises for a file that is no kernel.
+    """
+    kept = kernel.vmlinuz.parent / "vmlinux.btf" if kernel.package else None
+    if kept and kept.exists():
+        return kept.read_bytes() or None
+    data = read_kernel_image(kernel.vmlinuz.read_bytes()).btf
+    if kept:
+        with contextlib.suppress(OSError):
+            fresh = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
+            fresh.write_bytes(data or b"")
+            fresh.replace(kept)
+    return data
 
 
 def _install(row: Wanted, apt: Apt, cache: Path) -> Kernel:

@@ -1,0 +1,268 @@
+"""Prove predictions: boot real kernels in the shape of each profile, try every build, hold it against the verdict.
+
+    prove(subjects, kernels, profiles, parallel=2) → one Cell for each subject × kernel × profile, as guests end
+
+A guest tries all its subjects one after the other. When it dies or is late, those it left are tried alone, once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from btf.elf_object import read_object
+from btf.fault import Fault, printable
+from btf.minimise import minimise
+from btf.object import BpfObject
+from btf.parse import parse_btf
+from btf.relocate import relocate
+from btf.types import Btf
+from fleet.compatibility.choose import why
+from fleet.compatibility.decide import assess
+from fleet.compatibility.outcome import SILENT, Agreement, Outcome, agreement, boot_policy, read_outcome
+from fleet.compatibility.requirements import infer
+from fleet.compatibility.sources import CachedTypes, Known
+from fleet.compatibility.verdict import Assessment, Verdict
+from fleet.lab import initramfs, machine, modules
+from fleet.lab.kernels import Kernel, kernel_btf
+from fleet.lab.profiles import Profile
+from inventory.facts import Facts, FactsMalformed, parse_facts
+from probes.catalogue import Program
+from probes.manifest import Manifest, Record, Variant
+
+# What the tc programs and the socket fallbacks of a host would have loaded by themselves.
+_MODULES = ("sch_ingress", "cls_bpf", "tcp_diag")
+_TC_PLACES = ("lo:ingress", "lo:egress")
+_LOAD_S = 60.0  # for one object, emulated
+_BOOT_S = 90.0  # to the end of the facts
+_TOGETHER = 32  # objects tried in one guest
+_GUEST_MIB = 384
+
+
+class GuestSilent(Fault):
+    """A proof guest did not say what it found."""
+
+    code = "COR-LAB-023"
+    remedy = "The message has the last words of its console; with --parallel 1 it has the machine for itself."
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One build to be proved: an object, with what its program's manifest says of it."""
+
+    name: str
+    variant: str  # core, or core-btf: the same object with BTF brought along
+    data: bytes
+    build: str  # the digest decisions know it by
+    program: Program
+    parsed: BpfObject = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """Name and variant in one word."""
+        return self.name if self.variant == "core" else f"{self.name} ({self.variant})"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One subject on one kernel in one profile: predicted, real, and whether they agree."""
+
+    subject: Subject
+    kernel: Kernel
+    profile: Profile
+    agreement: Agreement
+    outcome: Outcome
+    assessment: Assessment | None = None  # None when there were no facts to predict from
+    facts: Facts | None = None
+
+    @property
+    def predicted(self) -> Verdict:
+        """What we said."""
+        return self.assessment.verdict if self.assessment else Verdict.UNKNOWN
+
+    @property
+    def because(self) -> str:
+        """The reason that best says why it would not simply fit."""
+        return why(self.assessment) if self.assessment else "no facts came"
+
+    @property
+    def kernel_id(self) -> str:
+        """The kernel build, as the fleet's record knows it."""
+        return self.facts.kernel_id if self.facts else ""
+
+    @property
+    def policy(self) -> str:
+        """The boot policy under which this happened."""
+        return boot_policy(self.facts) if self.facts else ""
+
+
+def subject_of_program(program: Program, variant: str) -> Subject:
+    """A program's build. Raises ArtefactMissing, or what reading the object raises."""
+    build = program.build(variant)
+    data = build.files["object"].read_bytes()
+    return Subject(program.name, variant, data, build.digest, program, read_object(data))
+
+
+def subject_of_object(name: str, data: bytes, variant: str) -> Subject:
+    """An object without a manifest; its build is known by its own digest."""
+    parsed = read_object(data)
+    rows = {"core": Variant(file=Path(name).name)}
+    bare = Manifest(name=name, version="0", kind="tracing", summary="", variants=rows, record=Record(struct=""))
+    return Subject(name, variant, data, f"sha256:{parsed.sha256}", Program(Path(name).parent, bare), parsed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Guest:
+    kernel: Kernel
+    profile: Profile
+    subjects: tuple[Subject, ...]
+    again: bool = False
+
+
+def prove(
+    subjects: Sequence[Subject],
+    kernels: Sequence[Kernel],
+    profiles: Sequence[Profile],
+    *,
+    parallel: int = 0,
+    on_guest: Callable[[Kernel, Profile, machine.Run], None] = lambda _kernel, _profile, _run: None,
+) -> Iterator[Cell]:
+    """Yield the cells of the matrix as guests end; *parallel* guests at a time, 0 = what this machine holds."""
+    packs = [tuple(subjects[i : i + _TOGETHER]) for i in range(0, len(subjects), _TOGETHER)]
+    guests = [_Guest(k, p, pack) for k in kernels for p in profiles for pack in packs]
+    with ThreadPoolExecutor(parallel or guests_at_once()) as pool:
+        running = {pool.submit(_run, guest): guest for guest in guests}
+        try:
+            while running:
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    guest = running.pop(done)
+                    run, cells = done.result()
+                    on_guest(guest.kernel, guest.profile, run)
+                    left = [c.subject for c in cells if c.agreement is Agreement.UNANSWERED]
+                    if guest.again or (len(guest.subjects) == 1 and run.ended == "off"):
+                        left = []
+                    yield from (c for c in cells if c.subject not in left)
+                    for subject in left:
+                        alone = _Guest(guest.kernel, guest.profile, (subject,), again=True)
+                        running[pool.submit(_run, alone)] = alone
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def guests_at_once() -> int:
+    """How many guests this machine holds: one for each core, and no more than half of the free memory."""
+    with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123  a kernel file read line by line
+        free_kib = next((int(line.split()[1]) for line in file if line.startswith("MemAvailable:")), 0)
+    return max(1, min(len(os.sched_getaffinity(0)), free_kib // (2 * (_GUEST_MIB + 128) * 1024)))
+
+
+def _run(guest: _Guest) -> tuple[machine.Run, list[Cell]]:
+    """Boot one guest, read its report, and hold every subject against it."""
+    btf = types_of(guest.kernel)
+    run = machine.boot(
+        guest.kernel,
+        [initramfs.base(), _job(guest, btf)],
+        parameters=guest.profile.parameters,
+        memory_mib=_GUEST_MIB,
+        deadline_s=_BOOT_S + 2 * _LOAD_S * len(guest.subjects) ** 0.5,
+    )
+    facts, outcomes = read_report(run.report)
+    cells = []
+    for number, subject in enumerate(guest.subjects):
+        outcome = outcomes.get(number, SILENT)
+        if outcome is SILENT and run.ended != "off":
+            outcome = Outcome(SILENT.real, message=_last_words(run))
+        assessment = predict(subject, facts, btf) if facts else None
+        agreed = agreement(assessment.verdict if assessment else Verdict.UNKNOWN, outcome.real)
+        cells.append(Cell(subject, guest.kernel, guest.profile, agreed, outcome, assessment, facts))
+    return run, cells
+
+
+def predict(subject: Subject, facts: Facts, btf: Btf | None) -> Assessment:
+    """Return what the fleet would decide of this build on a host with these facts."""
+    known = Known(facts, CachedTypes(btf) if btf else None, external_btf=subject.variant == "core-btf")
+    outcomes = relocate(subject.parsed, btf) if btf and subject.parsed.relocations else None
+    return assess(subject.program, subject.variant, infer(subject.parsed), known, outcomes, build=subject.build)
+
+
+def read_report(report: bytes) -> tuple[Facts | None, dict[int, Outcome]]:
+    """Read a guest's lines: its facts, and the outcome of each task by number. Other lines are passed over."""
+    facts, outcomes = None, {}
+    for line in report.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(event, dict):
+            continue
+        if event.get("event") == "facts" and event.get("document"):
+            try:
+                facts = parse_facts(json.dumps(event["document"]).encode())
+            except FactsMalformed:
+                facts = None
+        elif event.get("event") == "task" and isinstance(event.get("task"), int):
+            outcomes[event["task"]] = read_outcome(event)
+    return facts, outcomes
+
+
+@lru_cache(maxsize=8)
+def types_of(kernel: Kernel) -> Btf | None:
+    """Return the types of a kernel, from its image; None when it has none."""
+    data = kernel_btf(kernel)
+    return parse_btf(data) if data else None
+
+
+def _job(guest: _Guest, btf: Btf | None) -> bytes:
+    """The archive with what this guest is to do."""
+    wanted = modules.load_order(guest.kernel.modules, _MODULES)
+    entries = {f"job/{name}.ko": initramfs.plain_file(data) for name, data in wanted}
+    tasks = []
+    for number, subject in enumerate(guest.subjects):
+        entries[f"job/{number}.o"] = initramfs.plain_file(subject.data)
+        brought = subject.variant == "core-btf" and btf is not None
+        if brought and btf is not None:
+            entries[f"job/{number}.btf"] = initramfs.plain_file(minimise([subject.parsed], btf))
+        row = subject.program.variant(subject.variant)
+        tasks.append(
+            {
+                "id": number,
+                "object": f"/job/{number}.o",
+                "btf": f"/job/{number}.btf" if brought else None,
+                "optional": list(row.optional_programs) if row else [],
+                "record": subject.program.manifest.record.struct,
+                "set": [],
+                "attach": _attachments(subject.parsed),
+                "stats": "kernel.bpf_stats_enabled" not in guest.profile.sysctls,
+                "deadline_s": _LOAD_S,
+            }
+        )
+    if guest.kernel.config:  # as a distribution's host has it
+        entries[f"boot/config-{guest.kernel.release}"] = initramfs.plain_file(guest.kernel.config.read_bytes())
+    job = {
+        "profile": guest.profile.document(),
+        "modules": [f"/job/{name}.ko" for name, _ in wanted],
+        "facts": True,
+        "tasks": tasks,
+    }
+    entries["job/job.json"] = initramfs.plain_file(json.dumps(job).encode())
+    return initramfs.cpio(entries)
+
+
+def _attachments(parsed: BpfObject) -> list[str]:
+    """Where the tc programs go: a section names no interface. Of more than two, the rest is loaded only."""
+    names = [p.name for p in parsed.programs if p.program_type == "sched_cls" and not p.optional]
+    return [f"{name}=tc:{place}" for name, place in zip(names, _TC_PLACES, strict=False)]
+
+
+def _last_words(run: machine.Run) -> str:
+    lines = [line for line in run.console.splitlines() if line.strip()]
+    said = next(
+        (line for line in lines if "panic" in line or "BUG" in line or "Oops" in line), lines[-1] if lines else ""
+    )
+    return printable(f"{'out of time' if run.ended == 'deadline' else 'the guest died'}: {said}")
