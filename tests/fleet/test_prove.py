@@ -67,7 +67,8 @@ def test_prediction_equals_reality(cells: dict) -> None:
     assert {c["build"].partition(".")[0] for c in wrong} == {"stray"}
     assert {c["outcome"]["errno"] for c in wrong} == {"EACCES"}
     still_open = {c["build"] for c in cells.values() if c["agreement"] == "open"}
-    assert {build.partition(".")[0] for build in still_open} <= {"fentry_missing"}  # a function that BTF does not name may be in a module
+    # A function that BTF does not name may be in a module.
+    assert {build.partition(".")[0] for build in still_open} <= {"fentry_missing"}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
