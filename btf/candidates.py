@@ -1,7 +1,8 @@
 """The types of a kernel that may stand for a type of an object, and the answers they agreed on: found once per kernel.
 
 libbpf keeps one list of candidates per type of the object and thins it as it resolves relocations: those that lacked a
-field that others have are out. So an answer belongs to a list, and names the list that is left after it.
+field that others have are out. So an answer belongs to a list, and names the list that is left after it. Modules are
+searched when the kernel itself has no candidate; then those of all modules make one list.
 """
 
 from __future__ import annotations
@@ -24,49 +25,53 @@ class Answer(NamedTuple):
     """What a list of candidates says: the ``value`` they agree on, None when none has it, or why libbpf ``refused``.
 
     ``left`` are the candidates for the next question about the same type, None when that is all of them;
-    ``missing`` says what there is not; ``where`` is the path in the first that has it, without the types it leads
-    through: a kernel's types hold what they answered, so an answer must not hold them.
+    ``missing`` says what there is not; ``where`` is the path in the first that has it, with the number of the BTF in
+    place of the BTF: a kernel's types hold what they answered, so an answer must not hold them.
     """
 
     value: Value | None
     left: Candidates | None = None
     refused: Refused | None = None
     missing: str = ""
-    where: tuple[int, tuple[Step, ...], tuple[int, ...], int] | None = None
+    where: tuple[int, int, tuple[Step, ...], tuple[int, ...], int] | None = None
 
 
 class Candidates:
-    """Types of one kernel by ascending id, and what they answered so far."""
+    """Types, each as (number of its BTF, id), in the order in which libbpf finds them; and what they answered so far.
 
-    __slots__ = ("_answers", "ids")
+    The BTFs are one kernel's, or those of its modules: who asks gives them, always the same.
+    """
 
-    def __init__(self, ids: tuple[int, ...]) -> None:
+    __slots__ = ("_answers", "types")
+
+    def __init__(self, types: tuple[tuple[int, int], ...]) -> None:
         """Use :func:`candidates`, so that equal lists share their answers."""
-        self.ids = ids
+        self.types = types
         self._answers: dict[str, Answer] = {}
 
-    def ask(self, question: Question, target: Btf) -> Answer:
-        """Return what these types of *target* answer to *question*; remembered."""
+    def ask(self, question: Question, targets: Sequence[Btf]) -> Answer:
+        """Return what these types of *targets* answer to *question*; remembered."""
         found = self._answers.get(question.key)
         if found is None:
             if len(self._answers) >= _MAX_ANSWERS:
                 self._answers.clear()
-            found = self._answers[question.key] = self._answer(question, target)
+            found = self._answers[question.key] = self._answer(question, targets)
         return found
 
-    def paths(self, question: Question, target: Btf) -> list[Path]:
+    def paths(self, question: Question, targets: Sequence[Btf]) -> list[tuple[int, Path]]:
         """Return the path to what is asked for in every candidate that has it; raise Unrelocatable."""
-        found = (question.match(target, id_) for id_ in self.ids)
-        return [path for path in found if path is not None]
+        found = ((number, question.match(targets[number], id_)) for number, id_ in self.types)
+        return [(number, path) for number, path in found if path is not None]
 
-    def _answer(self, question: Question, target: Btf) -> Answer:
+    def _answer(self, question: Question, targets: Sequence[Btf]) -> Answer:
         left = None
         try:
-            paths = self.paths(question, target)
-            if not paths:
+            found = self.paths(question, targets)
+            if not found:
                 return Answer(None, missing=self._missing(question.kind))
-            if len(paths) < len(self.ids):
-                left = _these(target, tuple(path.root for path in paths))
+            if len(found) < len(self.types):
+                left = _these(targets, tuple((number, path.root) for number, path in found))
+            paths = [path for _, path in found]
             first, value = paths[0], value_of(question.kind, paths[0], big_endian=question.big_endian)
             for path in paths[1:]:
                 other = value_of(question.kind, path, big_endian=question.big_endian)
@@ -77,10 +82,10 @@ class Candidates:
                     return _ambiguous(f"types of that name say {value.number} and {other.number}", left)
         except Unrelocatable as error:
             return Answer(None, left, Refused(error.errno, error.detail))
-        return Answer(value, left, where=first[1:])
+        return Answer(value, left, where=(found[0][0], *first[1:]))
 
     def _missing(self, kind: RelocationKind) -> str:
-        if not self.ids:
+        if not self.types:
             return "no such type"
         if kind in ENUMERATOR_KINDS:
             return "no such enumerator"
@@ -91,18 +96,31 @@ def _ambiguous(detail: str, left: Candidates | None) -> Answer:
     return Answer(None, left, Refused("EINVAL", detail, ambiguous=True))
 
 
-def candidates(target: Btf, name: str, kind: int) -> Candidates:
-    """Return the types of *target* with the essential *name* and of *kind*, taking enum and enum64 for one."""
-    return target.remember((name, kind), lambda: _these(target, tuple(_found(target, name, kind))))
+def candidates(target: Btf, name: str, kind: int, modules: Sequence[Btf] = ()) -> tuple[Sequence[Btf], Candidates]:
+    """Return the types with the essential *name* and of *kind*, taking enum and enum64 for one, and what they are of.
+
+    That is *target*, or its *modules* (each parsed on top of it) when it has none.
+    """
+    own = target.remember((name, kind), lambda: _these((target,), _found((target,), name, kind)))
+    if own.types or not modules:
+        return (target,), own
+    key = name, kind, *(module.serial for module in modules)
+    return modules, modules[0].remember(key, lambda: _these(modules, _found(modules, name, kind)))
 
 
-def _found(target: Btf, name: str, kind: int) -> Sequence[int]:
+def _found(targets: Sequence[Btf], name: str, kind: int) -> tuple[tuple[int, int], ...]:
     kinds = _ENUMS if kind in _ENUMS else (kind,)
-    return [id_ for id_ in target.flavours(name) if target.kind_of(id_) in kinds]
+    return tuple(
+        (number, id_)
+        for number, target in enumerate(targets)
+        for id_ in target.flavours(name)
+        if target.kind_of(id_) in kinds
+    )
 
 
 _ENUMS = (Kind.ENUM, Kind.ENUM64)
 
 
-def _these(target: Btf, ids: tuple[int, ...]) -> Candidates:
-    return target.remember(("candidates", ids), lambda: Candidates(ids))
+def _these(targets: Sequence[Btf], types: tuple[tuple[int, int], ...]) -> Candidates:
+    key = "candidates", types, *(target.serial for target in targets)
+    return targets[0].remember(key, lambda: Candidates(types))

@@ -8,19 +8,25 @@ from array import array
 from collections.abc import Iterable
 
 from btf.codec import encode
-from btf.kinds import BtfType
+from btf.kinds import RECORDS, BtfType, RecordSize
+from btf.types import Btf
 
-_HEADER = 24
 
+def encode_btf(
+    types: Iterable[BtfType], *, big_endian: bool = False, base: Btf | None = None, layout: bool = False
+) -> bytes:
+    """Return BTF of *types*, numbered in this order whatever their ``id``; equal strings are shared.
 
-def encode_btf(types: Iterable[BtfType], *, big_endian: bool = False) -> bytes:
-    """Return BTF of *types*, numbered from 1 in this order whatever their ``id``; equal strings are shared."""
-    strings = bytearray(b"\0")
+    Numbers start at 1, or where *base* ends. With *layout* the header has 32 bytes and every kind's record size is
+    told, so that readers which do not know a kind can skip it. Since Linux v7.1.
+    """
+    first = base.string_end if base else 0
+    strings = bytearray() if base else bytearray(b"\0")
     offsets = {"": 0}
 
     def offset_of(text: str) -> int:
         if text not in offsets:
-            offsets[text] = len(strings)
+            offsets[text] = first + len(strings)
             strings.extend(text.encode("utf-8", "surrogateescape") + b"\0")
         return offsets[text]
 
@@ -29,7 +35,14 @@ def encode_btf(types: Iterable[BtfType], *, big_endian: bool = False) -> bytes:
         words.extend(encode(type_, offset_of))
     if big_endian == (sys.byteorder == "little"):
         words.byteswap()
-    body = words.tobytes()
-    order = ">" if big_endian else "<"
-    header = struct.pack(f"{order}HBBIIIII", 0xEB9F, 1, 0, _HEADER, 0, len(body), len(body), len(strings))
-    return header + body + bytes(strings)
+    body, order = words.tobytes(), ">" if big_endian else "<"
+    text = bytes(strings) or b"\0"
+    sections: tuple[int, ...] = (0, len(body), len(body), len(text))
+    rows = b""
+    if layout:
+        text += bytes(-len(text) % 4)
+        sizes = [RECORDS.get(kind, RecordSize(0, 0)) for kind in range(max(RECORDS) + 1)]
+        rows = b"".join(struct.pack(f"{order}BBH", 4 * size.fixed, 4 * size.each, 0) for size in sizes)
+        sections = (0, len(body), len(body), len(text), len(body) + len(text), len(rows))
+    header = struct.pack(f"{order}HBBI{len(sections)}I", 0xEB9F, 1, 0, 8 + 4 * len(sections), *sections)
+    return header + body + text + rows

@@ -51,7 +51,7 @@ def _spare(objects: Iterable[BpfObject], target: Btf) -> set[int]:
     spare: set[int] = set()
     for root, questions in asked.items():
         told: set[tuple[object, ...]] = set()
-        for id_ in candidates(target, *root).ids:
+        for _, id_ in candidates(target, *root)[1].types:
             answers = tuple(_answer(question, target, id_) for question in questions.values())
             if answers in told:
                 spare.add(id_)

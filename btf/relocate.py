@@ -8,7 +8,7 @@ relocations of the same type, as in libbpf, which keeps one list per type for th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from btf.access import Path
@@ -48,6 +48,7 @@ class RelocationOutcome(NamedTuple):
     theirs: Path | None = None  # what it was resolved by, in the kernel's
     guard: Guard | None = None  # of a guarded one: the branch that leads around it
     reached_by: tuple[str, ...] = ()  # of a poisoned one: the programs that reach it
+    module: str = ""  # the module whose type it was resolved by, empty for the kernel's own
 
     @property
     def fatal(self) -> bool:
@@ -55,24 +56,29 @@ class RelocationOutcome(NamedTuple):
         return self.outcome in ("ambiguous", "failed")
 
 
-def relocate(obj: BpfObject, target: Btf, given: Given | None = None) -> tuple[RelocationOutcome, ...]:
+def relocate(
+    obj: BpfObject, target: Btf, given: Given | None = None, *, modules: Mapping[str, Btf] | None = None
+) -> tuple[RelocationOutcome, ...]:
     """Return the outcome of every CO-RE relocation of *obj* against *target*, in the order of ``.BTF.ext``.
 
-    *given* is what else is known of the kernel and the load; it decides what of the poison is guarded.
+    *given* is what else is known of the kernel and the load; it decides what of the poison is guarded. *modules* are
+    the kernel's loaded ones, by name and in the order of loading, each parsed on top of *target*; leave them out for
+    external BTF, as libbpf does.
     """
-    return relocated(obj, target, given)[0]
+    return relocated(obj, target, given, modules=modules)[0]
 
 
 def relocated(
-    obj: BpfObject, target: Btf, given: Given | None = None
+    obj: BpfObject, target: Btf, given: Given | None = None, *, modules: Mapping[str, Btf] | None = None
 ) -> tuple[tuple[RelocationOutcome, ...], dict[tuple[str, int], tuple[Insn, ...]]]:
     """As :func:`relocate`, and the changed instruction slots by (section, byte offset)."""
     outcomes: dict[int, RelocationOutcome] = {}
     patches: dict[tuple[str, int], tuple[Insn, ...]] = {}
-    left: dict[int, Candidates] = {}
+    search = _Search(target, modules or {})
     for number, asked in obj.asked:
-        answer = _answer(asked, asked.question, target, left) if asked.question else None
-        outcomes[number], slots = _applied(asked, answer, target)
+        outcomes[number], slots = search.applied(
+            asked, search.answer(asked, asked.question) if asked.question else None
+        )
         if slots:
             patches[asked.row.section, asked.row.insn] = slots
     in_order = [outcomes[number] for number in range(len(outcomes))]
@@ -89,23 +95,45 @@ def relocated(
     return tuple(in_order), patches
 
 
-def _answer(asked: Asked, question: Question, target: Btf, left: dict[int, Candidates]) -> Answer:
-    """Ask the candidates that are *left* for the type of *asked*, and leave those that have what it asks for."""
-    here = left.get(asked.row.type) or candidates(target, *asked.root)
-    answer = here.ask(question, target)
-    left[asked.row.type] = answer.left or here
-    return answer
+class _Search:
+    """The search for one object's types: which candidates are left for each of them."""
+
+    __slots__ = ("_left", "_modules", "_names", "_target")
+
+    def __init__(self, target: Btf, modules: Mapping[str, Btf]) -> None:
+        self._target, self._modules, self._names = target, tuple(modules.values()), tuple(modules)
+        self._left: dict[int, tuple[Sequence[Btf], Candidates]] = {}
+
+    def candidates(self, asked: Asked) -> tuple[Sequence[Btf], Candidates]:
+        """Return those that are left for the type of *asked*, and what their numbers count."""
+        return self._left.get(asked.row.type) or candidates(self._target, *asked.root, self._modules)
+
+    def answer(self, asked: Asked, question: Question) -> Answer:
+        """Ask the candidates that are left, and leave those that have what *question* asks for."""
+        targets, here = self.candidates(asked)
+        answer = here.ask(question, targets)
+        self._left[asked.row.type] = targets, answer.left or here
+        return answer
+
+    def applied(self, asked: Asked, answer: Answer | None) -> tuple[RelocationOutcome, tuple[Insn, ...]]:
+        """Put *answer* into the instruction; return what became of the relocation and the changed slots."""
+        path, module = None, ""
+        if answer and answer.where:
+            targets, _ = self.candidates(asked)
+            number, root, steps, raw, bits = answer.where
+            path = Path(targets[number], root, steps, raw, bits)
+            module = self._names[number] if targets is self._modules else ""
+        outcome, slots = _applied(asked, answer, path)
+        return (outcome._replace(module=module) if module else outcome), slots
 
 
-def _applied(asked: Asked, answer: Answer | None, target: Btf) -> tuple[RelocationOutcome, tuple[Insn, ...]]:
-    """Put the *answer* into the instruction; return what became of the relocation and the changed slots."""
+def _applied(asked: Asked, answer: Answer | None, theirs: Path | None) -> tuple[RelocationOutcome, tuple[Insn, ...]]:
     row, old, insn = asked.row, asked.old, asked.insn
     refused = answer.refused if answer else asked.refused
     found = answer is None or answer.value is not None or refused is not None
     place = asked.program, row.section, row.insn, asked.kind, asked.local
 
     def outcome(word: str, value: int | None = None, detail: str = "", errno: str | None = None) -> RelocationOutcome:
-        theirs = Path(target, *answer.where) if answer and answer.where else None
         return RelocationOutcome(*place, word, value, found, detail=detail, errno=errno, ours=asked.path, theirs=theirs)
 
     if refused or insn is None or old is None:
@@ -132,14 +160,14 @@ def _applied(asked: Asked, answer: Answer | None, target: Btf) -> tuple[Relocati
 
 def matched_paths(obj: BpfObject, target: Btf) -> Iterator[tuple[RelocationKind, Path]]:
     """Yield what of *target* the relocations of *obj* are resolved by: every path of every candidate that has it."""
-    left: dict[int, Candidates] = {}
+    search = _Search(target, {})
     for _, asked in obj.asked:
         if asked.question is None or asked.refused:  # libbpf needs no kernel for it, or refuses it with whatever BTF
             continue
-        here = left.get(asked.row.type) or candidates(target, *asked.root)
+        targets, here = search.candidates(asked)
         try:
-            paths = here.paths(asked.question, target)
+            paths = here.paths(asked.question, targets)
         except Unrelocatable:
             continue
-        left[asked.row.type] = here.ask(asked.question, target).left or here
-        yield from ((asked.question.kind, path) for path in paths)
+        search.answer(asked, asked.question)
+        yield from ((asked.question.kind, path) for _, path in paths)

@@ -181,14 +181,36 @@ def type_lists(draw) -> list[BtfType]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(type_lists(), st.booleans())
-def test_what_is_written_reads_back(types, big_endian) -> None:
-    btf = parse_btf(encode_btf(types, big_endian=big_endian))
+@given(type_lists(), st.booleans(), st.booleans())
+def test_what_is_written_reads_back(types, big_endian, layout) -> None:
+    data = encode_btf(types, big_endian=big_endian, layout=layout)
+    assert data[4:8] == (32 if layout else 24).to_bytes(4, "big" if big_endian else "little")
+    btf = parse_btf(data)
     assert list(btf)[1:] == types
     for type_ in types:
         if type_.name:
             assert type_.id in btf.by_name(type_.name) and type_.id in btf.by_name(type_.name, type_.kind)
             assert type_.id in btf.flavours(essential_name(type_.name))
+
+
+@settings(max_examples=50, deadline=None)
+@given(type_lists(), type_lists(), st.booleans(), st.booleans())
+def test_what_is_written_on_a_base_reads_back(types, more, big_endian, layout) -> None:
+    """A module's types refer to its base's by the base's numbers, and go on where those end."""
+    base = parse_btf(encode_btf(types, big_endian=big_endian))
+    own = [replace(type_, id=len(base) + number) for number, type_ in enumerate(more)]
+    split = parse_btf(encode_btf(own, big_endian=big_endian, base=base, layout=layout), base=base)
+    assert list(split)[1:] == types + own
+    for type_ in types + own:
+        assert split.kind_of(type_.id) == type_.kind and split.name_of(type_.id) == type_.name
+        if type_.name:
+            assert type_.id in split.by_name(type_.name) and type_.id in split.flavours(essential_name(type_.name))
+        if isinstance(type_, Composite):
+            assert [split.member(type_.id, index) for index in range(len(type_.members))] == list(type_.members)
+            index = split.members(type_.id)
+            for name in {m.name for m in type_.members}:
+                places = [number for number, m in enumerate(type_.members) if m.name == name]
+                assert index.named[name] == places[0] if name else index.unnamed == tuple(places)
 
 
 def _look_at_everything(data: bytes) -> None:

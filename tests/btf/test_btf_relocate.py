@@ -10,7 +10,9 @@ from libbpf_truth import ask_libbpf, write_btf
 
 from btf.archive import read_btf_file
 from btf.elf_object import BpfObject, read_object
+from btf.encode import encode_btf
 from btf.insn import SIZE
+from btf.kinds import BtfType, Member, Struct
 from btf.parse import parse_btf
 from btf.relocate import RelocationOutcome, relocate, relocated
 from btf.types import Btf
@@ -300,6 +302,41 @@ def test_optional_programs_do_not_fail_the_others(compile_bpf, vmlinux) -> None:
     assert [(r.outcome, r.found) for r in never] == [("poisoned", False)]
     assert not any(r.fatal for r in results)
     assert {r.program for r in results} == {"fill", "netns_of", "on_exec", "on_exit", "never"}
+
+
+def _module(base: Btf, *own: BtfType) -> Btf:
+    return parse_btf(encode_btf(own, base=base), base=base)
+
+
+def test_modules_are_searched_when_the_kernel_has_no_candidate(compile_bpf, btf_bytes) -> None:
+    """As libbpf's ``bpf_core_find_cands`` does; there is no kernel with modules here to ask it."""
+    kernel = parse_btf(btf_bytes("modules.kernel.c", text="struct t { int a, b; } t; typedef unsigned u32; u32 u;"))
+    (word,) = kernel.by_name("unsigned int")
+    two, three = (
+        (Member("x", word, 0), Member("y", word, 32)),
+        (*[Member(n, word, 32 * i) for i, n in enumerate("zxy")],),
+    )
+    text = """
+        struct t { int b; } CORE; struct conn { int y; } CORE; struct other { int z; } CORE;
+        SEC("raw_tp/x") int prog(u64 *ctx) {
+            int v; bpf_core_read(&v, 4, &((struct t *)ctx[0])->b); out[0] = v;
+            bpf_core_read(&v, 4, &((struct conn *)ctx[1])->y); out[1] = v;
+            return bpf_core_field_exists(((struct other *)ctx[2])->z); }"""
+    obj = read_object(compile_bpf("modules.bpf.c", text=HEAD + text).read_bytes())
+
+    def asked(**modules: Btf) -> dict[str, tuple[str, int | None, str]]:
+        return {r.local: (r.outcome, r.value, r.module) for r in relocate(obj, kernel, modules=modules)}
+
+    nothing, clash = ("poisoned", None, ""), ("ambiguous", None, "")
+    conn = _module(kernel, Struct(0, "conn", 8, two), Struct(0, "t", 8, (Member("b", word, 0),)))
+    far = _module(kernel, Struct(0, "conn", 12, three), Struct(0, "other", 4, (Member("z", word, 0),)))
+    without = _module(kernel, Struct(0, "conn", 4, two[:1]))
+    assert asked() == {"t.b": ("value", 4, ""), "conn.y": nothing, "other.z": ("value", 0, "")}
+    # The module's own struct t does not count: the kernel has one.
+    assert asked(nf=conn) == {"t.b": ("value", 4, ""), "conn.y": ("value", 4, "nf"), "other.z": ("value", 0, "")}
+    assert asked(a=without, nf=conn)["conn.y"] == ("value", 4, "nf")
+    assert asked(nf=conn, xt=far) == {"t.b": ("value", 4, ""), "conn.y": clash, "other.z": ("value", 1, "xt")}
+    assert asked(a=without)["conn.y"] == nothing == asked()["conn.y"]
 
 
 def test_an_object_without_relocations_has_no_outcomes(compile_bpf, vmlinux) -> None:
