@@ -41,6 +41,7 @@ from btf.types import Btf
 from btf.value import ENUMERATOR_KINDS, FIELD_KINDS, value_of
 
 _ROOTS = ("s", "s___x", "s___y", "t", "t___s___x", "u____v", "e", "e___x", "int", "_")
+_LONG = ("long", "long int", "unsigned long", "long unsigned int")  # their size is that of a pointer
 _FIELDS = ("a", "b", "c", "d", "a___x", "")
 _VALUES = ("A", "B", "C", "A___x", "B___old")
 
@@ -88,6 +89,9 @@ def _type(chance: Random, id_: int, count: int) -> BtfType:
     maybe = chance.choice((root, root, ""))
     pick = chance.randrange(20)
     if pick < 4 or id_ == 1:
+        if chance.random() < 0.15:
+            size = chance.choice((4, 4, 8, 2))
+            return Int(0, chance.choice(_LONG), size, chance.choice((0, 1)), 0, size * 8)
         size = chance.choice((1, 2, 4, 8, 8, 4, 16))
         odd = chance.random() < 0.05
         return Int(0, root, size, chance.choice((0, 0, 1, 1, 2, 4, 5)), 3 if odd else 0, size * 8 - 5 * odd & 0xFF)
