@@ -83,7 +83,7 @@ class _Reader:
 
     def read(self) -> BpfObject:
         raw_btf, raw_extension = self._named(".BTF"), self._named(".BTF.ext")
-        btf = parse_btf(raw_btf) if raw_btf else None
+        btf = parse_btf(raw_btf, pointer_size=8) if raw_btf else None
         extension = parse_extension(raw_extension, btf) if raw_extension and btf else Extension()
         described = {(row.section, row.insn) for row in extension.functions}
         functions = sorted(self._functions(described), key=lambda f: (f.section, f.start))

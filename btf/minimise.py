@@ -16,7 +16,7 @@ from btf.candidates import candidates
 from btf.compatible import Unrelocatable
 from btf.encode import encode_btf
 from btf.extension import RelocationKind
-from btf.kinds import Array, BtfType, Composite, Enum, FuncProto, Kind, Ptr, Reference
+from btf.kinds import Array, BtfType, Composite, Enum, FuncProto, Ptr, Reference
 from btf.object import BpfObject
 from btf.question import Question
 from btf.relocate import matched_paths
@@ -81,10 +81,8 @@ class _Kept:
         self._btf = btf
         self._members: dict[int, set[int]] = {}  # by type id; the members' indices, where the type has members
         self._whole: set[tuple[int, bool]] = set()
-        if btf.pointer_size == 4:  # told by the size of long, which must stay for that
-            self._members.update(
-                (id_, set()) for id_ in btf.by_name("long int", Kind.INT) + btf.by_name("long", Kind.INT)
-            )
+        if btf.pointer_size == 4 and btf.first_long:  # which tells it, and must stay for that
+            self._members[btf.first_long] = set()
 
     def path(self, kind: RelocationKind, path: Path) -> None:
         """Keep what *path* passes, and as much of its end as *kind* looks at."""

@@ -23,8 +23,11 @@ _HEADER_LAYOUT = 32  # with layout_off and layout_len behind; since Linux v7.1
 _LAYOUT_ROW = struct.Struct("BBH")  # bytes after the common words, bytes per element, flags
 
 
-def parse_btf(data: bytes, *, base: Btf | None = None) -> Btf:
-    """Parse BTF of either byte order; *base* is the kernel's for a module's (split) BTF. Raise BtfMalformed."""
+def parse_btf(data: bytes, *, base: Btf | None = None, pointer_size: int | None = None) -> Btf:
+    """Parse BTF of either byte order; *base* is the kernel's for a module's (split) BTF. Raise BtfMalformed.
+
+    *pointer_size* in bytes, where it is known; otherwise the types tell.
+    """
     if len(data) > MAX_BTF:
         raise BtfMalformed(f"{len(data)} bytes are more than any BTF has")
     if len(data) < _HEADER.size:
@@ -50,7 +53,10 @@ def parse_btf(data: bytes, *, base: Btf | None = None) -> Btf:
         words.byteswap()
     layout = _layout(data, order, header)
     offsets = locate(words, header + type_off, layout)
-    return Btf(words, offsets, strings, big_endian=order == ">", base=base, first_byte=header + type_off)
+    return Btf(
+        words, offsets, strings, big_endian=order == ">", base=base, first_byte=header + type_off,
+        pointer_size=pointer_size,
+    )  # fmt: skip
 
 
 def _section(data: bytes, name: str, start: int, length: int) -> bytes:

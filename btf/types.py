@@ -16,7 +16,6 @@ from btf.kinds import (
     Datasec,
     Enum,
     FuncProto,
-    Int,
     Kind,
     Member,
     Modifier,
@@ -28,8 +27,8 @@ from btf.strings import Strings
 
 _MAX_DEPTH = 32  # how far references are followed, as libbpf does; a longer chain is a cycle or an attack
 _VOID = Void(0, "void")
-_LONGS = frozenset({"long", "long int", "int long", "unsigned long", "long unsigned", "unsigned long int",
-                    "long unsigned int", "int long unsigned", "unsigned int long"})  # fmt: skip
+_LONGS = ("long", "long int", "int long", "unsigned long", "long unsigned", "unsigned long int", "unsigned int long",
+          "long unsigned int", "long int unsigned", "int unsigned long", "int long unsigned")  # fmt: skip
 # What size and resolution look through, and what says its own size.
 _QUALIFIERS = frozenset({Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG})
 _PASSED = _QUALIFIERS | {Kind.VAR, Kind.DECL_TAG}
@@ -58,7 +57,7 @@ class Btf(Sequence[BtfType]):
 
     def __init__(
         self, words: array[int], offsets: array[int], strings: bytes, *, big_endian: bool, base: Btf | None,
-        first_byte: int,
+        first_byte: int, pointer_size: int | None = None,
     ) -> None:  # fmt: skip
         """Use :func:`btf.parse.parse_btf`, which checks what it hands over."""
         self._words, self._offsets = words, offsets
@@ -70,7 +69,7 @@ class Btf(Sequence[BtfType]):
         self._index: NameIndex | None = None
         self._members: dict[int, MemberIndex] = {}
         self._remembered: dict[Hashable, object] = {}
-        self._pointer: int | None = None
+        self._pointer = pointer_size
         self.base, self.big_endian = base, big_endian
         self.serial = next(_SERIALS)  # tells this one from every other, also from those that are gone
 
@@ -276,12 +275,16 @@ class Btf(Sequence[BtfType]):
 
     @property
     def pointer_size(self) -> int:
-        """The size of a pointer in bytes, told by the size of ``long``; 8 when there is none."""
+        """The size of a pointer in bytes, told by that of the first ``long``; 8 when there is none."""
         if self._pointer is None:
-            own = (self[id_] for name in _LONGS for id_ in self.by_name(name, Kind.INT))
-            sizes = {t.size for t in own if isinstance(t, Int)}
-            self._pointer = 4 if sizes == {4} else 8
+            self._pointer = size if (first := self.first_long) and (size := self.size_of(first)) else 8
         return self._pointer
+
+    @property
+    def first_long(self) -> int | None:
+        """The id of the first ``long`` of four or eight bytes, by any of its names in C."""
+        named = sorted(id_ for name in _LONGS for id_ in self.by_name(name, Kind.INT))
+        return next((id_ for id_ in named if self.size_of(id_) in (4, 8)), None)
 
     def text(self, id_: int) -> str:
         """Return the type as C would write it in a cast: ``struct task_struct *``, ``unsigned int[4]``."""
