@@ -22,8 +22,8 @@ from btf.index import essential_name
 from btf.kinds import Composite, Enum, Kind, Member
 from btf.memory import Given
 from btf.object import BpfObject
-from btf.reach import Place
 from btf.relocate import RelocationOutcome, relocate, relocated
+from btf.step import Place
 from btf.types import Btf
 
 STRAY_READ, MISSED_HOOK, LOAD_ERROR = "stray read", "missed hook", "load error"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from btf.flow import successors
-from btf.insn import SIZE, heads
 from btf.memory import Given, Memory
+from btf.nearby import Cut, Nearby, nearest
 from btf.object import BpfObject, BpfProgram
-from btf.reach import Patches, Place, Walk
+from btf.reach import Walk
+from btf.step import Patches, Place
 from btf.types import Btf
 
 
@@ -27,47 +27,49 @@ class Guard(NamedTuple):
 
 
 class Reach:
-    """What the verifier looks at of each program of an object once relocated; walks a program when first asked."""
+    """What the verifier looks at of each program of an object once relocated; walks a program when it has to."""
 
     def __init__(self, obj: BpfObject, patches: Patches, target: Btf, given: Given | None = None) -> None:
         self._obj, self._patches = obj, patches
         self._memory = Memory(obj, target, given or Given())
+        self._nearby = Nearby(obj, patches, self._memory)
         self._walks: dict[tuple[str, int, bool], Walk] = {}
 
     def _walk(self, program: BpfProgram, *, apart: bool) -> Walk:
         key = program.section, program.function.start, apart
         if key not in self._walks:
-            self._walks[key] = Walk(self._obj, program, self._patches, self._memory, self._memory.able, apart=apart)
+            self._walks[key] = Walk(self._obj, program, self._patches, self._memory, apart=apart)
         return self._walks[key]
 
     def alive(self, program: BpfProgram, among: Collection[Place] | None = None) -> Collection[Place]:
         """Return the places, of those *among*, that *program* may reach: (section, byte offset) of instructions."""
+        if among is not None:
+            among = {place for place in among if self._nearby.cut(program, place) is None}
+            if not among:
+                return among
         alive = self._walk(program, apart=False).alive
         if among is not None:
             alive = alive.intersection(among)
-        if not alive:
-            return alive
-        return alive & self._walk(program, apart=True).alive
+        return alive & self._walk(program, apart=True).alive if alive else alive
 
     def guard(self, program: BpfProgram, place: Place, asked: Mapping[Place, tuple[str, str]]) -> Guard | None:
         """Return what keeps *program* from *place*, None when nothing calls its function.
 
         *asked* tells (kind, local) of the relocation at a place.
         """
-        for apart in (False, True):
-            walk = self._walk(program, apart=apart)
-            if place not in walk.alive:
-                break
-        else:
-            return None
-        cut = _nearest_cut(program, place, walk)
+        cut = self._nearby.cut(program, place)
         if cut is None:
-            return None
-        origin = walk.cuts.get(cut)
-        if origin is None:
-            return Guard(*cut)
-        kind, local = (origin.kind, origin.name) if origin.kind else asked.get((origin.section, origin.insn), ("", ""))
-        return Guard(*cut, kind, local)
+            walk = self._walk(program, apart=False)
+            if place in walk.alive:
+                walk = self._walk(program, apart=True)
+            branch = nearest(self._obj, program, place, walk.alive)
+            if branch is None or place in walk.alive:
+                return None
+            cut = Cut(branch, walk.cuts.get(branch))
+        if cut.origin is None:
+            return Guard(*cut.branch)
+        kind, name, section, insn = cut.origin
+        return Guard(*cut.branch, *((kind, name) if kind else asked.get((section, insn), ("", ""))))
 
 
 class Fate(NamedTuple):
@@ -101,25 +103,3 @@ def _guard(
 ) -> Guard | None:
     guards = (reach.guard(program, place, asked) for program in programs)
     return next((guard for guard in guards if guard), None)
-
-
-def _nearest_cut(program: BpfProgram, place: Place, walk: Walk) -> Place | None:
-    """Return the live branch nearest before *place* that never goes towards it, searching back through callers, too."""
-    before: dict[Place, list[Place]] = {}
-    for function in program.functions:
-        insns = walk.instructions(function)
-        for index, _ in heads(insns):
-            here = function.section, function.start + SIZE * index
-            for successor in successors(insns, index):
-                before.setdefault((function.section, function.start + SIZE * successor), []).append(here)
-        for call in function.calls:
-            before.setdefault(call.callee, []).append((function.section, call.insn))
-    seen, waiting = {place}, [place]
-    for here in waiting:  # grows while it is walked
-        for earlier in before.get(here, ()):
-            if earlier in walk.alive:
-                return earlier
-            if earlier not in seen:
-                seen.add(earlier)
-                waiting.append(earlier)
-    return None

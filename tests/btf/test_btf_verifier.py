@@ -24,7 +24,7 @@ def _alive(insns, poison, able, target) -> bool:
         data=(), externs=(), btf=None, function_info=(), lines=(), relocations=(),
     )  # fmt: skip
     memory = Memory(obj, target, Given(able=able))
-    walks = (Walk(obj, program, {}, memory, able, apart=apart) for apart in (False, True))
+    walks = (Walk(obj, program, {}, memory, apart=apart) for apart in (False, True))
     return all(("socket", 8 * poison) in walk.alive for walk in walks)
 
 
