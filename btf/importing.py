@@ -73,7 +73,7 @@ def files_under(paths: Iterable[Path]) -> Iterator[Path]:
             folders.sort()
             for name in sorted(names):
                 found = Path(place, name)
-                if _worth(found) and not found.is_symlink() and found.is_file():
+                if (_worth(found) or found.parent == RUNNING_BTF.parent) and not found.is_symlink() and found.is_file():
                     yield found
 
 

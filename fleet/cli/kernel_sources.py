@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from btf.fault import EXIT_USAGE, Fault, printable
 
 if TYPE_CHECKING:
-    from btf.archive import Archive
+    from btf.archive import Archive, Entry
     from btf.kernel_image import KernelImage
     from fleet.compatibility.check import KernelBtf
 
@@ -65,11 +65,59 @@ def running() -> KernelBtf:
 
 
 def from_archive(archive: Archive, wanted: str) -> KernelBtf:
-    """Return the build *wanted* of the archive."""
-    sha256 = archive.for_kernel(wanted)
-    if sha256 is None:
-        raise NoSuchKernel(f"the archive has no BTF of kernel {wanted!r}", remedy="`corollout kernels import` adds it.")
-    return kernel_btf(archive.get(sha256))
+    """Return exactly the build *wanted* of the archive."""
+    from btf.archive import KernelName
+    from btf.near import near_misses
+
+    entry = archive.entry(wanted)
+    if entry is None:
+        near = near_misses(archive.list(), KernelName(wanted.partition("/")[0]))
+        has = f"; it has {near[0]}" if near else ""
+        raise NoSuchKernel(
+            f"the archive has no BTF of kernel {wanted!r}{has}", remedy="`corollout kernels import` adds it."
+        )
+    return from_entry(archive, entry)
+
+
+def find(archive: Archive, wanted: str) -> KernelBtf:
+    """Return the one kernel that *wanted* names: ``running``, a file of BTF or an image, a build's id or its start."""
+    from btf.kernel_image import ImageUnreadable
+
+    if wanted == "running":
+        return running()
+    path = Path(wanted)
+    if path.is_file():
+        try:
+            return from_image(path) if path.parent != Path("/sys/kernel/btf") else from_file(path)
+        except ImageUnreadable:
+            return from_file(path)
+    return from_entry(archive, entry_called(archive, wanted))
+
+
+def entry_called(archive: Archive, wanted: str) -> Entry:
+    """Return the archive's only build whose id starts with *wanted*, or whose release it is."""
+    entries = archive.list()
+    for found in (
+        [e for e in entries if e.kernel_id == wanted],
+        [e for e in entries if e.name.release == wanted],
+        [e for e in entries if wanted and e.kernel_id.startswith(wanted)],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise NoSuchKernel(f"{len(found)} kernels of the archive are called {wanted!r}")
+    raise NoSuchKernel(f"neither a file nor a kernel of the archive: {wanted!r}")
+
+
+def from_entry(archive: Archive, entry: Entry) -> KernelBtf:
+    """Return the kernel of one entry of the archive."""
+    build_id = entry.kernel_id.partition("/")[0]
+    return kernel_btf(
+        archive.get(entry.sha256),
+        release=entry.name.release or None,
+        arch=entry.name.arch or None,
+        build_id=build_id if re.fullmatch(r"[0-9a-f]{8,128}", build_id) else None,
+    )
 
 
 def from_image(path: Path) -> KernelBtf:
