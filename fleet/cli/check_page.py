@@ -43,7 +43,7 @@ def row(check: ObjectCheck, *, relocations: bool = False, reference: Btf | None 
     """Return what is written of *check*; *reference*: BTF of the kernel the object was made for."""
     name, arch = check.kernel.name, check.kernel.arch
     where = f"{name} ({arch})" if arch and arch not in name else name
-    where += ", next boot" if check.kernel.next_boot else ""
+    where = f"next boot: {where}" if check.kernel.next_boot else where
     return Row(
         check.name,
         where,
