@@ -38,7 +38,8 @@ class Drift:
     offset) say where the object relies on it.
     """
 
-    code: str  # stable: field-size field-sign field-type array-length bitfield layout union enumerator argument record
+    # Stable: field-size field-sign field-type array-length bitfield layout union enumerator argument record copies.
+    code: str
     what: str
     was: str
     now: str
@@ -52,11 +53,11 @@ class Drift:
     def named(self) -> str:
         """The word by which the source names it: the field, the constant; empty for an argument."""
         words = re.findall(r"\w+", re.split(r"\.|::", self.what)[-1])
-        return words[0] if words and self.code != "argument" else ""
+        return words[0] if words and self.code not in ("argument", "copies") else ""
 
     def text(self) -> str:
         """Return it in one line: ``relocates, but task_struct.state was long, is unsigned int: …``."""
-        verb = "attaches" if self.code in ("argument", "record") else "relocates"
+        verb = "attaches" if self.code in ("argument", "record", "copies") else "relocates"
         start = "" if self.consequence == LOAD_ERROR else f"{verb}, but "
         return f"{start}{self.what} was {self.was}, is {self.now}: {self.detail}"
 

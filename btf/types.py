@@ -14,6 +14,7 @@ from btf.kinds import (
     BtfType,
     Composite,
     Datasec,
+    DeclTag,
     Enum,
     FuncProto,
     Kind,
@@ -229,6 +230,14 @@ class Btf(Sequence[BtfType]):
     def _functions(self) -> frozenset[str]:
         own = frozenset(map(self.name_of, self.ids_of(Kind.FUNC)))
         return own | self.base.functions() if self.base else own
+
+    def tagged(self, tag: str) -> frozenset[str]:
+        """Return the names of the types that carry the declaration tag *tag*, such as ``bpf_kfunc``; remembered."""
+        return self.remember(("tagged", tag), lambda: self._tagged(tag))
+
+    def _tagged(self, tag: str) -> frozenset[str]:
+        tags = (self[id_] for id_ in self.by_name(tag, Kind.DECL_TAG))
+        return frozenset(self[t.type].name for t in tags if isinstance(t, DeclTag) and t.component == -1)
 
     def resolved(self, id_: int) -> int:
         """Return the id below typedefs and qualifiers, without decoding anything."""

@@ -55,6 +55,12 @@ class NothingToCheck(Fault):
     help="With --installed: where the system is mounted whose kernels are meant.  [default: /]",
 )
 @click.option(
+    "--symbols",
+    type=click.Path(path_type=Path),
+    help="The one kernel's own list of functions: /proc/kallsyms, System.map or available_filter_functions. "
+    "For the running kernel it is looked at by itself.",
+)
+@click.option(
     "--built-on",
     type=click.Path(path_type=Path),
     help="BTF of the kernel the objects were made for: signatures and unions that changed since are warned of, too.",
@@ -80,6 +86,7 @@ def check(
     *,
     installed: bool,
     root: Path,
+    symbols: Path | None,
     built_on: Path | None,
     relocations: bool,
     output: str,
@@ -101,6 +108,8 @@ def check(
         kernels = chain(kernels, kernel_sources.chosen(btf_files, kernel_ids, images, settings.archive(), unread))
     written = _WRITERS[output](relocations=relocations, reference=reference)
     verdicts: set[str] = set()
+    if symbols:
+        kernels = kernel_sources.with_symbols(kernels, symbols)
     for kernel in kernels:  # one after the other: a folder may hold more kernels than memory does
         for number, (name, obj, optional) in enumerate(read):
             checked = check_object(name, obj, kernel, optional=optional)

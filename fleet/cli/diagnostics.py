@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from btf.drift import Drift
@@ -27,6 +27,7 @@ _REMEDIES = {
     "enumval": "help: ask with bpf_core_enum_value_exists() first",
     "size": "help: read it with BPF_CORE_READ() into a type of the kernel's size, or through a flavour of the struct",
 }
+_NAMED = 6  # so many programs are named where several lack the same
 _KINDS = {"byte_off": "field", "enumval_value": "enumval"}
 
 
@@ -48,14 +49,28 @@ def diagnose(check: ObjectCheck, reference: Btf | None = None) -> list[Diagnosti
     """Return what is to be said of *check*: errors, warnings, and what falls away unharmed."""
     found = [_relocation(check, outcome) for outcome in _told_once(check.relocations)]
     found += [d for reason in check.reasons for d in _reason(check.name, reason)]
-    for program in check.programs:
-        for reason in program.reasons:
-            if reason.requirement.kind != "relocation":
-                found += _reason(f"{check.name}: {program.program.name}", reason, optional=program.optional)
+    found += _of_programs(check)
     found += [_drift(check, drift) for drift in warnings(check, reference=reference)]
     found += [_guarded(check, outcome) for outcome in _told_once(check.relocations, guarded=True)]
     found += _untold(check)
     return list(dict.fromkeys(found))
+
+
+def _of_programs(check: ObjectCheck) -> Iterator[Diagnostic]:
+    """Say once what several programs lack alike."""
+    names: dict[Diagnostic, list[str]] = {}
+    for program in check.programs:
+        for reason in program.reasons:
+            if reason.requirement.kind != "relocation":
+                for diagnostic in _reason(check.name, reason, optional=program.optional):
+                    names.setdefault(diagnostic, []).append(program.program.name)
+    for diagnostic, programs in names.items():
+        if len(programs) == 1:
+            yield replace(diagnostic, place=f"{check.name}: {programs[0]}")
+        else:
+            more = f" and {len(programs) - _NAMED} more" if len(programs) > _NAMED else ""
+            needed = f"needed by {len(programs)} programs: {', '.join(programs[:_NAMED])}{more}"
+            yield replace(diagnostic, notes=(needed, *diagnostic.notes))
 
 
 def _told_once(outcomes: Sequence[RelocationOutcome], *, guarded: bool = False) -> list[RelocationOutcome]:

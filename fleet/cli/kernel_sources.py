@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +18,9 @@ if TYPE_CHECKING:
     from btf.archive import Archive, Entry
     from btf.kernel_image import KernelImage
     from fleet.compatibility.check import KernelBtf
+    from fleet.compatibility.symbols import Symbols
 
+KALLSYMS = Path("/proc/kallsyms")
 # Where distributions put the kernels that may boot next.
 INSTALLED = ("boot/vmlinuz-*", "boot/vmlinux-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz")
 _MAX_CONFIG = 4 << 20
@@ -61,7 +66,48 @@ def running() -> KernelBtf:
     if not RUNNING_BTF.exists():
         raise NoSuchKernel("this kernel shows no BTF", remedy="Give --btf FILE, --image FILE or --kernel ID.")
     here = running_kernel()
-    return kernel_btf(read_btf_file(RUNNING_BTF), release=here.release, arch=here.arch, build_id=here.build_id)
+    kernel = kernel_btf(
+        read_btf_file(RUNNING_BTF), release=here.release, arch=here.arch, build_id=here.build_id, config=_own_config()
+    )
+    return replace(kernel, symbols=symbols_of(KALLSYMS))
+
+
+def symbols_of(path: Path) -> Callable[[], Symbols | None]:
+    """Return what reads the list of functions in *path*, once and when first asked; None where it cannot be read."""
+
+    @cache
+    def read() -> Symbols | None:
+        from fleet.compatibility.symbols import parse_symbols
+
+        try:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                return parse_symbols(file)
+        except OSError:
+            return None
+
+    return read
+
+
+def with_symbols(kernels: Iterator[KernelBtf], path: Path) -> Iterator[KernelBtf]:
+    """Yield the only one of *kernels* with the list of its functions in *path*."""
+    symbols = symbols_of(path)
+    if symbols() is None:
+        raise NoSuchKernel(f"{path}: no list of functions can be read there")
+    for number, kernel in enumerate(kernels):
+        if number:
+            raise NoSuchKernel("a list of functions is of one kernel, and several are named")
+        yield replace(kernel, symbols=symbols)
+
+
+def _own_config() -> Mapping[str, str] | None:
+    """Return the kconfig of the running kernel where it shows it."""
+    from inventory.collector.kernel_facts import parse_kconfig
+
+    try:
+        with gzip.open("/proc/config.gz", "rt", encoding="utf-8", errors="replace") as file:
+            return {k: printable(v) for k, v in parse_kconfig(file.read(_MAX_CONFIG)).items()}
+    except (OSError, EOFError, zlib.error):
+        return None
 
 
 def from_archive(archive: Archive, wanted: str) -> KernelBtf:

@@ -6,11 +6,11 @@ libbpf would refuse to relocate it at all. What no BTF can tell stays unknown.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from btf.drift import Drift, drifts
+from btf.drift import MISSED_HOOK, Drift, drifts
 from btf.memory import Given
 from btf.object import BpfObject, BpfProgram
 from btf.relocate import RelocationOutcome, relocate
@@ -18,6 +18,7 @@ from btf.types import Btf
 from fleet.compatibility.decide import answer, conclude, relocation_reasons, without_spares
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.sources import Known
+from fleet.compatibility.symbols import Symbols
 from fleet.compatibility.verdict import Evidence, Reason, Requirement, Verdict
 from inventory.facts import Answer, Fact, Facts
 
@@ -39,6 +40,7 @@ class KernelBtf:
     build_id: str | None = None
     config: Mapping[str, str] | None = None
     next_boot: bool = False
+    symbols: Callable[[], Symbols | None] = lambda: None  # the kernel's own list of its functions, read when asked for
     label: str = ""  # what to call it where its release is not known
 
     @property
@@ -82,7 +84,27 @@ def warnings(check: ObjectCheck, *, reference: Btf | None = None) -> tuple[Drift
 
     No warning changes a verdict.
     """
-    return drifts(check.obj, check.kernel.btf, check.relocations, check.kernel.given, reference=reference)
+    found = drifts(check.obj, check.kernel.btf, check.relocations, check.kernel.given, reference=reference)
+    return (*found, *_missed(check))
+
+
+def _missed(check: ObjectCheck) -> Iterator[Drift]:
+    """Yield functions of which the compiler made copies: a program attached to one of them misses their callers."""
+    wanted = {(p.program.name, r.requirement.subject): p for p in check.programs for r in p.reasons if _attached(r)}
+    symbols = check.kernel.symbols() if wanted else None
+    for (_, name), each in wanted.items():
+        if symbols and name in symbols.functions and name in symbols.copies:
+            program = each.program
+            yield Drift(
+                "copies", name, "one function", f"{name} and {symbols.made_of(name)}", MISSED_HOOK,
+                "callers of a copy pass by", program.name, program.section, program.function.start,
+            )  # fmt: skip
+
+
+def _attached(reason: Reason) -> bool:
+    """Whether the requirement is a function of the kernel that a program is attached to."""
+    need = reason.requirement
+    return need.kind == "function" and need.context not in ("lsm", "iter")
 
 
 def check_object(
@@ -94,7 +116,7 @@ def check_object(
         facts["kernel.release"] = Fact("kernel.release", Answer.YES, kernel.release, "told")
     if kernel.config:
         facts["kconfig"] = Fact("kconfig", Answer.YES, dict(kernel.config), "told")
-    known = Known(Facts(facts), kernel.btf, off_host=True)
+    known = Known(Facts(facts), kernel.btf, off_host=True, symbols=kernel.symbols)
     dispensable = {p.name for p in obj.programs if p.optional} | set(optional)
     needs = (replace(n, optional=True) if n.program in dispensable and not n.optional else n for n in infer(obj))
     needed: dict[str, list[Reason]] = {"": []}
@@ -127,7 +149,9 @@ def check_object(
 def _answers(needs: Iterable[Requirement], known: Known, kernel: KernelBtf) -> Iterator[Reason]:
     """Answer *needs*; what is asked of a kernel is the same whichever program asks, so its BTF remembers the answer."""
     config = frozenset(kernel.config.items()) if kernel.config else None
-    answers: dict[tuple[str, str, str], Reason] = kernel.btf.remember(("answers", kernel.release, config), dict)
+    answers: dict[tuple[str, str, str], Reason] = kernel.btf.remember(
+        ("answers", kernel.release, config, kernel.symbols), dict
+    )
     for need in needs:
         asked = need.kind, need.subject, need.context
         found = answers.get(asked)

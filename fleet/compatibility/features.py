@@ -13,15 +13,21 @@ from fleet.compatibility.sources import (
     ask_btf,
     ask_enum,
     ask_fact,
-    ask_function,
     ask_kconfig_set,
     ask_large,
     ask_listed,
     ask_signs,
     ask_small,
-    ask_symbol,
     ask_syscall,
     ask_tracepoint_type,
+)
+from fleet.compatibility.targets import (
+    ask_family,
+    ask_function,
+    ask_kfunc,
+    ask_signature,
+    ask_symbol,
+    ask_symbols,
 )
 from fleet.compatibility.verdict import Requirement
 
@@ -72,8 +78,10 @@ FEATURES: dict[str, Feature] = {
     ),
     "tracepoint": Feature("tracepoint {subject}", "tracepoint", (ask_listed, ask_tracepoint_type, ask_syscall)),
     "raw_tracepoint": Feature("raw tracepoint {subject}", "raw-tracepoint", (ask_listed, ask_tracepoint_type)),
-    "function": Feature("kernel function {subject}", "function", (ask_function,)),
-    "kfunc": Feature("kernel function {subject} callable from BPF", "kfunc", (ask_function,)),
+    "function": Feature(
+        "kernel function {subject}", "function", (ask_symbols, ask_function, ask_family, ask_signature)
+    ),
+    "kfunc": Feature("kernel function {subject} callable from BPF", "kfunc", (ask_kfunc,)),
     "ksym": Feature("kernel symbol {subject}", "ksym", (ask_symbol,)),
     "kconfig": Feature("kernel option {subject}", "kconfig", (ask_kconfig_set,)),
     "btf": Feature("{subject} BTF", "btf", (ask_btf,), per_kernel=False),

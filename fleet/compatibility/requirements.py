@@ -33,7 +33,7 @@ _HOOKS: dict[str, tuple[str, str]] = {
     "tp_btf": ("tp_btf", "raw_tracepoint"),
     **dict.fromkeys(("fentry", "fentry.s", "fexit", "fexit.s", "fmod_ret", "fmod_ret.s"), ("fentry", "function")),
     **dict.fromkeys(("lsm", "lsm.s", "lsm_cgroup"), ("lsm", "lsm")),
-    **dict.fromkeys(("iter", "iter.s"), ("iter", "")),
+    **dict.fromkeys(("iter", "iter.s"), ("iter", "iter")),
     **dict.fromkeys(("kprobe", "kretprobe"), ("kprobe", "function")),
     **dict.fromkeys(("ksyscall", "kretsyscall"), ("kprobe", "")),
     **dict.fromkeys(("kprobe.multi", "kretprobe.multi"), ("kprobe_multi", "function")),
@@ -87,10 +87,10 @@ def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
     if way:
         yield need("attach", way)
     if thing and meaning.target and not _PATTERN & set(meaning.target):
-        yield need(*_hook(thing, meaning.target))
+        yield need(*_hook(thing, meaning.target), context="" if thing.endswith("tracepoint") else way)
     externs = [e for e in obj.externs if e.origin == "ksyms" and any(e.name in f.externs for f in program.functions)]
     if meaning.needs_kernel_btf or any(e.typed for e in externs):
-        yield need("btf", "vmlinux")
+        yield need("btf", "vmlinux", context=meaning.kind if meaning.needs_kernel_btf else "a typed kernel symbol")
     for extern in externs:
         yield need("kfunc" if extern.typed and extern.function else "ksym", extern.name, optional=extern.weak)
     for helper in sorted(obj.helpers(program)):
@@ -112,7 +112,7 @@ def _hook(thing: str, target: str) -> tuple[str, str]:
     if thing == "tracepoint":
         category, _, name = target.partition("/")
         return "tracepoint", f"{category}:{name}"
-    if thing == "lsm":
-        return "function", f"bpf_lsm_{target}"
+    if thing in ("lsm", "iter"):
+        return "function", f"bpf_{thing}_{target}"
     # A probe may aim inside a function (tcp_v4_connect+8) or name its module (fentry/nf_conntrack:f).
     return thing, target.partition("+")[0].rpartition(":")[2]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from btf.fault import printable
 from fleet.compatibility.signs import BACKPORTERS, BUILT_IN_CATEGORIES, Sign, release_version
+from fleet.compatibility.symbols import Symbols
 from fleet.compatibility.verdict import Evidence, Requirement
 from inventory.facts import Answer, Fact, Facts
 
@@ -27,6 +28,9 @@ class KernelTypes(Protocol):
 
     def functions(self) -> Collection[str]:
         """Return the names of all functions."""
+
+    def tagged(self, tag: str, /) -> Collection[str]:
+        """Return the names of what carries a declaration tag, such as ``bpf_kfunc``."""
 
 
 class CachedTypes:
@@ -58,6 +62,10 @@ class CachedTypes:
             self._functions = frozenset(self.btf.functions())
         return self._functions
 
+    def tagged(self, tag: str, /) -> Collection[str]:
+        """See :class:`KernelTypes`."""
+        return self.btf.tagged(tag)
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -67,6 +75,7 @@ class Known:
     btf: KernelTypes | None = None
     external_btf: bool = False  # the variant brings that BTF along: core-btf
     off_host: bool = False  # asked about a kernel, not a machine: its BTF counts as visible
+    symbols: Callable[[], Symbols | None] = lambda: None  # the kernel's own list of its functions, read when asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +152,6 @@ def ask_enum(enum: str, constant: str) -> Source:
         return Finding(Answer.YES if found else Answer.NO, Evidence.DERIVED, words, f"btf:{enum}")
 
     return source
-
-
-def ask_function(need: Requirement, known: Known) -> Finding | None:
-    """A kernel function by its BTF. Absence proves nothing: it may be inlined, or live in a module."""
-    if known.btf is None or need.subject not in known.btf.functions():
-        return None
-    return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the function", "btf:FUNC")
-
-
-def ask_symbol(need: Requirement, known: Known) -> Finding | None:
-    """A kernel variable or symbol with a type in BTF; others are only in kallsyms, which nobody here has read."""
-    if known.btf is None or not known.btf.by_name(need.subject):
-        return None
-    return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the symbol", "btf:VAR")
 
 
 def ask_listed(need: Requirement, known: Known) -> Finding | None:
@@ -266,7 +261,10 @@ def ask_btf(need: Requirement, known: Known) -> Finding | None:
     if fact.answer is Answer.NO and kconfig(known.facts, "DEBUG_INFO_BTF") == "y":
         words = "the kernel was built with BTF, but /sys/kernel/btf is hidden here"
         return Finding(Answer.BLOCKED, Evidence.PROBED, words, fact.name, fact.errno)
-    return _as_found(fact)
+    found = _as_found(fact)
+    if need.subject == "vmlinux" and need.context and found.answer is not Answer.YES:
+        found = replace(found, detail=f"{found.detail}; {need.context} looks there, external BTF does not serve it")
+    return found
 
 
 def ask_small(need: Requirement, known: Known) -> Finding | None:  # noqa: ARG001  one signature for all sources

@@ -28,6 +28,7 @@ class Types:
     enums: Mapping[str, Any]
     names: frozenset[str]
     funcs: frozenset[str]
+    kfuncs: frozenset[str] = frozenset()
 
     def by_name(self, name: str, /) -> list[int]:
         return [1] if name in self.names else []
@@ -37,6 +38,9 @@ class Types:
 
     def functions(self) -> frozenset[str]:
         return self.funcs
+
+    def tagged(self, _tag: str, /) -> frozenset[str]:
+        return self.kfuncs
 
 
 @dataclass(frozen=True)

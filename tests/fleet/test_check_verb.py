@@ -63,6 +63,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     texts = {
         "fits": FITS + GUARDED, "poisoned": FITS + POISONED, "optional": FITS + OPTIONAL, "odd": FITS + UNTELLABLE,
         "drifted": DRIFTED,
+        "probed": 'SEC("kprobe/vfs_read") int probed(void *c) { return 0; }\n',
     }  # fmt: skip
     made = {}
     for name, text in texts.items():
@@ -218,6 +219,22 @@ def test_a_warning_moves_no_verdict(objects) -> None:
     page = run(objects["drifted"]).stdout
     assert "warning: relocates, but signal_struct.nr_threads was unsigned char, is int" in page
     assert "= stray read in drifted (raw_tp/sched_process_exit)" in page
+
+
+def test_copies_of_a_function_are_a_missed_hook(objects, tmp_path) -> None:
+    symbols = tmp_path / "System.map"
+    symbols.write_text("ffffffff81000000 T vfs_read\nffffffff81000010 t vfs_read.constprop.0\n")
+    _, (result,) = answer(objects["probed"], "--btf", VMLINUX, "--symbols", symbols)
+    (warning,) = result["warnings"]
+    assert (warning["code"], warning["consequence"], warning["what"]) == ("copies", "missed hook", "vfs_read")
+    assert warning["now"] == "vfs_read and vfs_read.constprop.0 (for constant arguments)"
+    assert "function-absent" not in str(result) and "probed" in str(result["programs"][0])
+    symbols.write_text("ffffffff81000010 t vfs_read.isra.0\n")
+    code, (result,) = answer(objects["probed"], "--btf", VMLINUX, "--symbols", symbols)
+    (reason,) = [r for r in result["programs"][0]["reasons"] if r["code"] == "function-absent"]
+    assert code == 3 and "only as vfs_read.isra.0" in reason["detail"] and reason["source"] == "kallsyms"
+    several = _command("check", objects["probed"], "--btf", SAMPLES, "--symbols", symbols)
+    assert several.returncode == 2 and several.stderr.startswith("COR-CLI-021: a list of functions is of one kernel")
 
 
 def test_the_kernel_it_was_made_for_may_be_given(objects) -> None:

@@ -58,6 +58,12 @@ CASES: dict[str, tuple[str, str, set[tuple[str, str, str]], set[str]]] = {
         {("attach", "lsm", "p"), ("function", "bpf_lsm_file_open", "p"), ("btf", "vmlinux", "p")},
         set(),
     ),
+    "iterator": (
+        'SEC("iter/task_file") int p(u64 *c) { return 0; }',
+        "v2",
+        {("attach", "iter", "p"), ("function", "bpf_iter_task_file", "p"), ("btf", "vmlinux", "p")},
+        set(),
+    ),
     "kprobe inside a function": (
         'SEC("kprobe/tcp_v4_connect+0x8") int p(void *c) { return 0; }',
         "v2",

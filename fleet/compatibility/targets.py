@@ -1,0 +1,98 @@
+"""What a program is attached to or calls by name: functions, LSM hooks, iterators, kfuncs, symbols.
+
+That BTF has no such function proves little for a kprobe (static, inlined or assembler functions, modules); the kernel's
+own list of symbols says more, and is believed first.
+"""
+
+from __future__ import annotations
+
+from fleet.compatibility.sources import Finding, Known, kconfig
+from fleet.compatibility.verdict import Evidence, Requirement
+from inventory.facts import Answer
+
+# Ways to attach that take a function's address from BTF: no signature there, no program.
+BY_SIGNATURE = frozenset({"fentry"})
+# Functions that exist for BPF alone, by way to attach: (prefix, what they are, one that came with the first of them).
+_FAMILIES = {
+    # Since Linux commit 9d3fdea789c8 ("bpf: lsm: Provide attachment points for BPF LSM programs") (v5.7).
+    "lsm": ("bpf_lsm_", "LSM hook", "bpf_lsm_file_open"),
+    # Since Linux commit eaaacd23910f ("bpf: Add task and task/file iterator targets") (v5.8).
+    "iter": ("bpf_iter_", "iterator", "bpf_iter_task"),
+}
+
+
+def ask_function(need: Requirement, known: Known) -> Finding | None:
+    """A kernel function by its BTF. Absence proves nothing: it may be static, inlined, or live in a module."""
+    if known.btf is None or need.context in _FAMILIES or need.subject not in known.btf.functions():
+        return None
+    return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the function", "btf:FUNC")
+
+
+def ask_family(need: Requirement, known: Known) -> Finding | None:
+    """An LSM hook or an iterator: functions that the kernel has for nothing else, all of them in its own BTF."""
+    if known.btf is None or need.context not in _FAMILIES:
+        return None
+    prefix, noun, first = _FAMILIES[need.context]
+    functions = known.btf.functions()
+    name = need.subject.removeprefix(prefix)
+    if need.subject in functions:
+        return Finding(Answer.YES, Evidence.DERIVED, f"the kernel's BTF has the {noun} {name}", "btf:FUNC")
+    if first not in functions:
+        return None  # none is seen here: built without them, or this BTF leaves functions out
+    return Finding(Answer.NO, Evidence.DERIVED, f"the kernel's BTF has {noun}s, but no {name}", "btf:FUNC")
+
+
+def ask_symbols(need: Requirement, known: Known) -> Finding | None:
+    """A kernel function by the kernel's list of symbols, which also shows what the compiler made of it."""
+    symbols = known.symbols() if need.context not in _FAMILIES else None
+    if symbols is None or not (symbols.functions or symbols.copies):
+        return None
+    name = need.subject
+    if name in symbols.functions:
+        module = symbols.modules.get(name)
+        signed = known.btf is None or name in known.btf.functions()
+        if need.context in BY_SIGNATURE and not signed:
+            if module:
+                return None  # its signature is in the module's BTF
+            words = f"it is there, but its signature is not in the kernel's BTF, where {need.context} takes it from"
+            return Finding(Answer.NO, Evidence.PROBED, f"{words}; a kprobe attaches", "kallsyms")
+        words = f"it is there, in module {module}" if module else "it is there"
+        return Finding(Answer.YES, Evidence.PROBED, words, "kallsyms")
+    if name in symbols.copies:
+        words = f"it is there only as {symbols.made_of(name)}; a kprobe must name that, and fentry cannot"
+        return Finding(Answer.NO, Evidence.PROBED, words, "kallsyms")
+    if kconfig(known.facts, "MODULES") == "n":
+        words = "not among the symbols of the kernel, which has no modules: inlined or left out"
+        return Finding(Answer.NO, Evidence.PROBED, words, "kallsyms")
+    words = "not among the symbols of the kernel and its loaded modules: inlined, left out, or in a module not loaded"
+    return Finding(Answer.UNKNOWN, Evidence.PROBED, words, "kallsyms")
+
+
+def ask_signature(need: Requirement, known: Known) -> Finding | None:
+    """A function for fentry, where no module can have the signature that the kernel's own BTF lacks."""
+    if known.btf is None or need.context not in BY_SIGNATURE or need.subject in known.btf.functions():
+        return None
+    for symbol, other in (("MODULES", "has no modules"), ("DEBUG_INFO_BTF_MODULES", "has no BTF of modules")):
+        if kconfig(known.facts, symbol) == "n":
+            words = f"no signature in the kernel's BTF, where {need.context} takes it from, and the kernel {other}"
+            return Finding(Answer.NO, Evidence.DERIVED, words, "btf:FUNC")
+    return None
+
+
+def ask_kfunc(need: Requirement, known: Known) -> Finding | None:
+    """A kernel function that BPF programs may call: FUNC, and the tag of such where this BTF has tags at all."""
+    if known.btf is None or need.subject not in known.btf.functions():
+        return None  # it may be in a module's BTF
+    tagged = known.btf.tagged("bpf_kfunc")
+    if not tagged:
+        return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the function", "btf:FUNC")
+    if need.subject in tagged:
+        return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has it as one", "btf:bpf_kfunc")
+    return Finding(Answer.NO, Evidence.DERIVED, "a function of the kernel, none that BPF may call", "btf:bpf_kfunc")
+
+
+def ask_symbol(need: Requirement, known: Known) -> Finding | None:
+    """A kernel variable or symbol with a type in BTF; others are only in kallsyms, which nobody here has read."""
+    if known.btf is None or not known.btf.by_name(need.subject):
+        return None
+    return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the symbol", "btf:VAR")
