@@ -46,7 +46,8 @@ def parse_btf(data: bytes, *, base: Btf | None = None, pointer_size: int | None 
     strings = _section(data, "strings", header + str_off, str_len)
     if type_off % 4 or type_len % 4:
         raise BtfMalformed(f"the types at byte {header + type_off} are not whole words")
-    if strings[-1:] != b"\0" or (base is None and strings[:1] != b"\0"):
+    # A module that needs no name of its own has no strings at all.
+    if (strings or base is None) and (strings[-1:] != b"\0" or (base is None and strings[:1] != b"\0")):
         raise BtfMalformed(f"the strings at byte {header + str_off} do not start and end with a zero byte")
     words = array("I", types)
     if (order == ">") == (sys.byteorder == "little"):

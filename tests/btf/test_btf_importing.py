@@ -20,7 +20,7 @@ from btf.btf_file import read_btf_file
 from btf.importing import Importer, files_under
 from btf.module import ModuleForeign, ModuleMalformed, parse_module, read_module
 from btf.near import near_misses
-from btf.parse import parse_btf
+from btf.parse import BtfMalformed, parse_btf
 
 ID = f"{make.BUILD_ID.hex()}/x86_64"
 
@@ -269,6 +269,16 @@ def test_a_foreign_module_is_told_by_its_names_and_its_functions(kernel, btf_byt
         parse_module(found, parse_btf(longer))
     with pytest.raises(ModuleMalformed, match="no name of a module"):
         read_module(split_btf(kernel, "f"), name="a/b")
+
+
+def test_a_module_may_have_no_name_of_its_own(kernel) -> None:
+    base = parse_btf(kernel)
+    types = struct.pack("<III", 0, 13 << 24, 0)
+    head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), 0)
+    btf = parse_module(read_module(head + types, name="bare"), base)
+    assert len(btf) == len(base) + 1
+    with pytest.raises(BtfMalformed):
+        parse_btf(head + types)
 
 
 def test_near_misses_are_named() -> None:
