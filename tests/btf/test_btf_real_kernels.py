@@ -101,9 +101,9 @@ def test_kernels_and_their_modules_share_an_archive(tmp_path) -> None:
     for name in ("debian:6.1", "debian:6.12"):
         assert importer.bring(at_hand(name)[0].vmlinuz).outcome == "added"
         assert {importer.bring(path).outcome for path in some_modules(name)} == {"added"}
-    for entry, name in zip(
-        sorted(archive.list(), key=lambda e: e.name.release), ("debian:6.1", "debian:6.12"), strict=True
-    ):
+    by_release = {entry.name.release: entry for entry in archive.list()}
+    assert len(by_release) == 2
+    for name in ("debian:6.1", "debian:6.12"):
         kernel, image = at_hand(name)
         entry = by_release[kernel.release]
         assert entry.kernel_id == f"{image.build_id}/x86_64"
