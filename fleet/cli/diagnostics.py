@@ -104,10 +104,13 @@ def _relocation(check: ObjectCheck, outcome: RelocationOutcome) -> Diagnostic:
 
 
 def _guarded(check: ObjectCheck, outcome: RelocationOutcome) -> Diagnostic:
-    """What is not there and does no harm: where it would be read, and which branch leads around it."""
+    """What is not there and does no harm: where it would be read, which branch leads around it, and what is lost."""
     line = _line(check.obj, outcome)
     place = _place(line) if line else f"{check.name}:{outcome.section}+{outcome.insn}"
     around = _branch(check.obj, outcome.guard) if outcome.guard else "nothing calls it"
+    if any((o.program, o.local) == (outcome.program, outcome.local) for p in check.programs for o in p.lost):
+        message = f"{outcome.local} falls away: {outcome.detail}, and nothing is read in its stead"
+        return Diagnostic("warning", place, message, "lost", _source(line), (around,))
     return Diagnostic("note", place, f"{outcome.local} is not read: {around}", "relocation-guarded")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from btf.drift import MISSED_HOOK, Drift, drifts
+from btf.lost import lost
 from btf.memory import Given
 from btf.object import BpfObject, BpfProgram
 from btf.relocate import RelocationOutcome, relocate
@@ -63,6 +64,7 @@ class ProgramCheck:
     reasons: tuple[Reason, ...]
     relocations: tuple[RelocationOutcome, ...]
     optional: bool = False
+    lost: tuple[RelocationOutcome, ...] = ()  # what a guard leaves out, with nothing read in its stead
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def check_object(
         own = sorted(n for f in program.functions for n in by_function.get((f.section, f.name), ()))
         reasons = needed.get(program.name, [])
         dispensed = program.name in dispensable
-        return _program(program, needed[""], reasons, tuple(outcomes[n] for n in own), optional=dispensed)
+        return _program(obj, program, needed[""], reasons, tuple(outcomes[n] for n in own), optional=dispensed)
 
     programs = tuple(map(check, obj.programs))
     whole = tuple(needed[""])
@@ -143,6 +145,8 @@ def check_object(
     verdict, evidence, _ = conclude(every)
     if not obj.programs:
         verdict = Verdict.REFUSED
+    if verdict is Verdict.FITS and any(p.lost for p in programs):
+        verdict = Verdict.DEGRADED
     return ObjectCheck(name, obj, kernel, verdict, evidence, whole, programs, outcomes)
 
 
@@ -162,6 +166,7 @@ def _answers(needs: Iterable[Requirement], known: Known, kernel: KernelBtf) -> I
 
 
 def _program(
+    obj: BpfObject,
     program: BpfProgram,
     whole: Sequence[Reason],
     needed: Sequence[Reason],
@@ -173,7 +178,10 @@ def _program(
     names = {f.name for f in program.functions} if optional else ()
     reasons = (*needed, *relocation_reasons(outcomes or None, wanted=False, optional=names))
     verdict, _, _ = conclude([*whole, *(_wanted(r) if optional else r for r in reasons)])
-    return ProgramCheck(program, verdict, reasons, outcomes, optional)
+    gone = lost(obj, outcomes) if any(o.guarded for o in outcomes) else ()
+    if verdict is Verdict.FITS and gone:
+        verdict = Verdict.DEGRADED
+    return ProgramCheck(program, verdict, reasons, outcomes, optional, gone)
 
 
 def _wanted(reason: Reason) -> Reason:
@@ -246,6 +254,7 @@ def _program_document(check: ProgramCheck, *, relocations: bool) -> dict[str, An
         "optional": check.optional,
         "verdict": check.verdict.value,
         "reasons": _reasons(check.reasons),
+        "lost": list(dict.fromkeys(o.local for o in check.lost)),
         "relocations": count_relocations(check.relocations),
     }
     if relocations:

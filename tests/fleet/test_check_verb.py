@@ -37,6 +37,7 @@ SEC("raw_tp/sched_switch") int guarded(void *c) {
 	return 0;
 }
 """
+EITHER = GUARDED.replace("return 0;", "return BPF_CORE_READ(TASK, pid);").replace("guarded", "either")
 POISONED = """
 SEC("raw_tp/sched_switch") int bad(void *c)
 {
@@ -61,7 +62,8 @@ UNTELLABLE = 'SEC("raw_tp/never_heard_of_it") int odd(void *c) { return 0; }\n'
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("check")
     texts = {
-        "fits": FITS + GUARDED, "poisoned": FITS + POISONED, "optional": FITS + OPTIONAL, "odd": FITS + UNTELLABLE,
+        "fits": FITS + EITHER, "guarded": FITS + GUARDED,
+        "poisoned": FITS + POISONED, "optional": FITS + OPTIONAL, "odd": FITS + UNTELLABLE,
         "drifted": DRIFTED,
         "probed": 'SEC("kprobe/vfs_read") int probed(void *c) { return 0; }\n',
     }  # fmt: skip
@@ -92,14 +94,26 @@ def test_what_fits_is_a_yes(objects) -> None:
     assert result["object"] == str(objects["fits"])
     assert result["kernel"]["release"] == os.uname().release and result["kernel"]["arch"] == os.uname().machine
     assert result["kernel"]["btf_sha256"] == hashlib.sha256(VMLINUX.read_bytes()).hexdigest()
-    good, guarded = result["programs"]
+    good, either = result["programs"]
     assert (good["name"], good["section"], good["verdict"]) == ("good", "raw_tp/sched_switch", "fits")
     assert good["relocations"] == {
         "total": 1, "resolved": 1, "absent": 0, "poisoned": 0, "guarded": 0, "ambiguous": 0, "failed": 0,
     }  # fmt: skip
-    assert guarded["verdict"] == "fits" and guarded["reasons"] == []
-    assert guarded["relocations"]["absent"] == 1
-    assert guarded["relocations"]["poisoned"] == guarded["relocations"]["guarded"] == 1
+    assert either["verdict"] == "fits" and either["reasons"] == [] and either["lost"] == []
+    assert either["relocations"]["absent"] == 1
+    assert either["relocations"]["poisoned"] == either["relocations"]["guarded"] == 1
+
+
+def test_what_falls_away_degrades_and_is_named(objects) -> None:
+    code, (result,) = answer(objects["guarded"])
+    assert code == 0 and result["verdict"] == "degraded"
+    good, guarded = result["programs"]
+    assert good["verdict"] == "fits" and guarded["verdict"] == "degraded" and guarded["reasons"] == []
+    assert guarded["lost"] == ["task_struct.no_such_field"]
+    page = run(objects["guarded"]).stdout
+    assert "warning: task_struct.no_such_field falls away: no such field" in page and "[lost]" in page
+    assert "= the branch at guarded.bpf.c:" in page
+    assert "note: task_struct.no_such_field is not read: the branch at fits.bpf.c:" in run(objects["fits"]).stdout
 
 
 def test_what_is_poisoned_is_a_no_that_names_the_field(objects) -> None:
@@ -139,7 +153,7 @@ def test_what_no_btf_can_tell_is_neither_yes_nor_no(objects) -> None:
 
 
 def test_every_relocation_on_demand(objects) -> None:
-    _, (result,) = answer(objects["fits"], "--relocations")
+    _, (result,) = answer(objects["guarded"], "--relocations")
     rows = [row for p in result["programs"] for row in p["relocations"]["each"]]
     assert [(r["kind"], r["local"], r["outcome"]) for r in rows] == [
         ("byte_off", "task_struct.pid", "value"),
@@ -148,7 +162,8 @@ def test_every_relocation_on_demand(objects) -> None:
     ]
     assert rows[0]["value"] > 0 and rows[1]["value"] == 0 and rows[2]["value"] is None and rows[2]["guarded"]
     assert all(r["insn"] % 8 == 0 for r in rows)
-    table = run(objects["fits"], "--relocations").stdout
+    assert rows[2]["guard"]["kind"] == "field_exists" and rows[2]["guard"]["local"] == "task_struct.no_such_field"
+    table = run(objects["guarded"], "--relocations").stdout
     assert "byte_off" in table and "poisoned (dead code)" in table
 
 
