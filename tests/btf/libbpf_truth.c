@@ -1,11 +1,11 @@
 /* What libbpf itself makes of objects on one BTF, told line by line: its own words, and the instructions it leaves.
  *
- *   libbpf_truth [--kernel] [--all] [--code] [--kconfig=TEXT] BTF|- OBJECT...
+ *   libbpf_truth [--kernel] [--all] [--code] [--quiet] [--kconfig=TEXT] BTF|- OBJECT...
  *
  * Relocation is libbpf's work and needs no kernel, so bpf() is answered here: whatever is asked for is granted, and no
  * verifier, privilege or feature of the running kernel is in the way. --kernel lets the calls through instead. --all
- * also loads the programs an object marks as optional, --code prints the instructions, --kconfig gives options of a
- * kernel that come before the running one's. "-" is the running kernel's BTF.
+ * also loads the programs an object marks as optional, --code prints the instructions, --quiet leaves out libbpf's
+ * words, --kconfig gives options of a kernel that come before the running one's. "-" is the running kernel's BTF.
  */
 #define _GNU_SOURCE
 #include <bpf/libbpf.h>
@@ -90,19 +90,20 @@ static void tell_code(struct bpf_object *object)
 int main(int count, char **words)
 {
 	LIBBPF_OPTS(bpf_object_open_opts, options);
-	int all = 0, code = 0, i = 1;
+	int all = 0, code = 0, quiet = 0, i = 1;
 
 	for (; i < count && !strncmp(words[i], "--", 2); i++) {
 		through |= !strcmp(words[i], "--kernel");
 		all |= !strcmp(words[i], "--all");
 		code |= !strcmp(words[i], "--code");
+		quiet |= !strcmp(words[i], "--quiet");
 		if (!strncmp(words[i], "--kconfig=", 10))
 			options.kconfig = words[i] + 10;
 	}
 	if (i >= count)
 		return 2;
 	options.btf_custom_path = strcmp(words[i], "-") ? words[i] : NULL;
-	libbpf_set_print(narrate);
+	libbpf_set_print(quiet ? NULL : narrate);
 	printf("libbpf %s\n", libbpf_version_string());
 	while (++i < count) {
 		struct bpf_object *object;

@@ -97,7 +97,8 @@ class Truth:
 
 
 @functools.cache
-def _program() -> Path:
+def truth_program() -> Path:
+    """Return the compiled ``libbpf_truth.c``."""
     if not _BUILT.exists() or _BUILT.stat().st_mtime < _SOURCE.stat().st_mtime:
         _BUILT.parent.mkdir(exist_ok=True)
         fresh = _BUILT.with_suffix(".new")
@@ -122,7 +123,7 @@ def ask_libbpf_of(
     """
     flags = [word for word, on in (("--all", everything), ("--code", code), ("--kernel", kernel)) if on]
     flags += [f"--kconfig={kconfig}"] if kconfig else []
-    command: list[str | Path] = [_program(), *flags, btf or "-", *paths]
+    command: list[str | Path] = [truth_program(), *flags, btf or "-", *paths]
     done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     crashed = done.returncode in (-signal.SIGSEGV, -signal.SIGFPE, -signal.SIGABRT, -signal.SIGBUS)
     assert done.returncode == 0 or crashed, done.stderr
@@ -150,7 +151,7 @@ def ask_libbpf(path: Path, btf: Path | None, kconfig: str = "") -> Truth:
 
 def version() -> str:
     """Return which libbpf judges."""
-    return subprocess.run([_program(), "-"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run([truth_program(), "-"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def write_btf(path: Path, data: bytes) -> Path:
