@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from btf.codec import KIND_MASK, KIND_SHIFT, VLEN_MASK
-from btf.kinds import RECORDS, RecordSize
+from btf.kinds import RECORDS, UNSETTLED, RecordSize
 from btf.strings import BtfMalformed, Strings
 
 __all__ = ["BtfMalformed", "NameIndex", "essential_name", "locate"]
@@ -57,14 +57,19 @@ def locate(words: array[int], first_byte: int, layout: Mapping[int, RecordSize] 
     except IndexError:
         raise BtfMalformed(f"type {len(offsets)} at byte {first_byte + 4 * at} is cut off") from None
     except LookupError as error:
-        where = f"type {len(offsets)} at byte {first_byte + 4 * at}"
-        raise BtfMalformed(
-            f"{where} is of unknown kind {error.args[0]}",
-            remedy="A newer tool made this BTF: update corollout, or make it again without the newer kinds.",
-        ) from None
+        raise _unknown(error.args[0], f"type {len(offsets)} at byte {first_byte + 4 * at}") from None
     if at != end:
         raise BtfMalformed(f"type {len(offsets)} at byte {first_byte + 4 * offsets[-1]} reaches past the types' end")
     return offsets
+
+
+def _unknown(kind: int, where: str) -> BtfMalformed:
+    if kind == 0:
+        return BtfMalformed(f"{where} is of kind 0, which no record has")
+    return BtfMalformed(
+        f"{where} is of kind {kind}{UNSETTLED.get(kind, '')}, whose size is not known here and not told in the file",
+        remedy="A newer tool made this BTF: update corollout, or make it again without the newer kinds.",
+    )
 
 
 class NameIndex:

@@ -67,6 +67,11 @@ RECORDS: dict[int, RecordSize] = {
 }
 
 
+# Kinds for where inlined functions keep their parameters. Their records differ from proposal to proposal and no release
+# has them, so only a layout section is believed about them.
+UNSETTLED = {20: " (LOC_PARAM)", 21: " (LOC_PROTO)", 22: " (LOCSEC)"}
+
+
 @dataclass(frozen=True, slots=True)
 class BtfType:
     """What every type has. ``name`` is empty for the anonymous."""

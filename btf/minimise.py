@@ -8,7 +8,7 @@ Valid for this kernel build and these objects only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from btf.access import Path
@@ -16,7 +16,7 @@ from btf.candidates import candidates
 from btf.compatible import Unrelocatable
 from btf.encode import encode_btf
 from btf.extension import RelocationKind
-from btf.kinds import Array, BtfType, Composite, Enum, FuncProto, Ptr, Reference
+from btf.kinds import Array, BtfType, Composite, Const, Enum, FuncProto, Ptr, Reference, Unknown
 from btf.object import BpfObject
 from btf.question import Question
 from btf.relocate import matched_paths
@@ -35,10 +35,16 @@ def minimise(objects: Iterable[BpfObject], target: Btf) -> bytes:
     for obj in objects:
         for kind, path in matched_paths(obj, target):
             if kind == RelocationKind.TARGET_TYPE_ID:
-                return encode_btf(target[1:], big_endian=target.big_endian)
+                return encode_btf(_in_place(target), big_endian=target.big_endian)
             if path.root not in spare:
                 kept.path(kind, path)
     return encode_btf(kept.types(), big_endian=target.big_endian)
+
+
+def _in_place(target: Btf) -> Iterator[BtfType]:
+    """Yield every type at its number; what cannot be written, because its kind is not known, becomes ``const void``."""
+    for type_ in target[1:]:
+        yield Const(type_.id, "", 0) if isinstance(type_, Unknown) else type_
 
 
 def _spare(objects: Iterable[BpfObject], target: Btf) -> set[int]:

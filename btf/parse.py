@@ -43,13 +43,14 @@ def parse_btf(data: bytes, *, base: Btf | None = None, pointer_size: int | None 
 
     # Offsets count from the header's end, whatever its length.
     types = _section(data, "types", header + type_off, type_len)
-    strings = _section(data, "strings", header + str_off, str_len)
+    strings = bytes(_section(data, "strings", header + str_off, str_len))
     if type_off % 4 or type_len % 4:
         raise BtfMalformed(f"the types at byte {header + type_off} are not whole words")
     # A module that needs no name of its own has no strings at all.
     if (strings or base is None) and (strings[-1:] != b"\0" or (base is None and strings[:1] != b"\0")):
         raise BtfMalformed(f"the strings at byte {header + str_off} do not start and end with a zero byte")
-    words = array("I", types)
+    words = array("I")
+    words.frombytes(types)
     if (order == ">") == (sys.byteorder == "little"):
         words.byteswap()
     layout = _layout(data, order, header)
@@ -60,10 +61,11 @@ def parse_btf(data: bytes, *, base: Btf | None = None, pointer_size: int | None 
     )  # fmt: skip
 
 
-def _section(data: bytes, name: str, start: int, length: int) -> bytes:
+def _section(data: bytes, name: str, start: int, length: int) -> memoryview:
+    """Return a part of *data*, which is large: not a copy."""
     if start + length > len(data):
         raise BtfMalformed(f"cut off: the {name} end at byte {start + length}, the file at {len(data)}")
-    return data[start : start + length]
+    return memoryview(data)[start : start + length]
 
 
 def _layout(data: bytes, order: str, header: int) -> dict[int, RecordSize]:

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from btf.fault import EXIT_USAGE, Fault
 
-_SCANS = 16  # so many texts are looked for one by one; for more, a table of all strings is cheaper
+_SCANS = 4  # so many texts are looked for one by one; for more, a table of all strings is cheaper
 _MAX_MARKS = 4096  # a kernel has some dozens of names with three underscores
 
 
@@ -48,8 +48,9 @@ class Strings(dict[int, str]):
 
     def are_starts(self, offsets: Iterable[int]) -> bool:
         """Whether no string lies across any of *offsets*: nothing points into the middle of a longer one."""
-        data, before = self._data, self.first + 1
-        return not any(data[offset - before] for offset in offsets if self.first < offset < self.end)
+        before = self.first + 1
+        places = [offset - before for offset in offsets if before <= offset < self.end]
+        return not any(map(self._data.__getitem__, places))
 
     def every(self, needle: bytes) -> list[int]:
         """Return every offset where the bytes *needle* are, by looking through all strings."""

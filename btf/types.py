@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
 from itertools import count
 from typing import NamedTuple, TypeVar, cast, overload
 
@@ -223,13 +223,9 @@ class Btf(Sequence[BtfType]):
                 values.update(type_.values)
         return values
 
-    def functions(self) -> frozenset[str]:
-        """Return the names of all functions; remembered. For a few names, ``by_name(name, Kind.FUNC)`` is quicker."""
-        return self.remember("functions", self._functions)
-
-    def _functions(self) -> frozenset[str]:
-        own = frozenset(map(self.name_of, self.ids_of(Kind.FUNC)))
-        return own | self.base.functions() if self.base else own
+    def functions(self) -> Set[str]:
+        """Return the names of all functions. To ask for one is quick; to walk through them reads each name."""
+        return _Functions(self)
 
     def tagged(self, tag: str) -> frozenset[str]:
         """Return the names of the types that carry the declaration tag *tag*, such as ``bpf_kfunc``; remembered."""
@@ -312,6 +308,26 @@ class Btf(Sequence[BtfType]):
                 return f"{declare(type_)}{gap}{suffix}"
             id_ = type_.type
         return f"…{suffix}"
+
+
+class _Functions(Set[str]):
+    """The names of the functions of a BTF, looked up when asked for."""
+
+    def __init__(self, btf: Btf) -> None:
+        self._btf = btf
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(self._btf.by_name(name, Kind.FUNC))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(map(self._btf.name_of, self._btf.ids_of(Kind.FUNC))))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[_T]) -> frozenset[_T]:  # what | and & give
+        return frozenset(it)
 
 
 def declare(type_: BtfType) -> str:

@@ -59,7 +59,7 @@ class CachedTypes:
     def functions(self) -> Collection[str]:
         """See :class:`KernelTypes`."""
         if self._functions is None:
-            self._functions = frozenset(self.btf.functions())
+            self._functions = self.btf.functions()
         return self._functions
 
     def tagged(self, tag: str, /) -> Collection[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -14,7 +16,7 @@ from btf.archive import read_btf_file
 from btf.elf_object import read_object
 from btf.encode import encode_btf
 from btf.insn import SIZE
-from btf.kinds import Array, BtfType, Composite, Datasec, FuncProto, Kind, Reference
+from btf.kinds import Array, BtfType, Composite, Const, Datasec, FuncProto, Kind, Reference
 from btf.minimise import minimise
 from btf.parse import parse_btf
 from btf.relocate import relocate
@@ -161,3 +163,16 @@ def test_a_kernel_that_was_never_deduplicated_gives_no_more_than_bpftool_takes(c
     subprocess.run(["bpftool", "gen", "min_core_btf", raw, theirs, path], check=True)
     assert len(small) <= theirs.stat().st_size
     _same(obj, kernel, parse_btf(small))
+
+
+def test_type_ids_stay_where_they_are_beside_a_kind_that_is_not_known(compile_bpf) -> None:
+    words = [0, 25 << 24, 0, 1, 4 << 24, 8]  # a record of a kind to come, then struct t
+    body, text = array("I", words).tobytes(), b"\0t\0\0"
+    layout = bytes(4 * 26)
+    sections = (0, len(body), len(body), len(text), len(body) + len(text), len(layout))
+    target = parse_btf(struct.pack("<HBBI6I", 0xEB9F, 1, 0, 32, *sections) + body + text + layout)
+    program = "struct t { int a; } CORE; PROG(v = bpf_core_type_id_kernel(struct t))"
+    obj = read_object(compile_bpf("id.bpf.c", text=HEAD + program).read_bytes())
+    assert [r.value for r in relocate(obj, target)] == [2]
+    small = parse_btf(minimise([obj], target))
+    assert [r.value for r in relocate(obj, small)] == [2] and small[1] == Const(1, "", 0)

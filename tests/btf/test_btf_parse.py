@@ -257,7 +257,7 @@ def test_cut_off_anywhere_is_refused_with_a_place(btf_bytes) -> None:
         (lambda b: b.__setitem__(0, 0), "byte 0 is not the magic"),
         (lambda b: b.__setitem__(2, 9), "version 9 at byte 2"),
         (lambda b: b.__setitem__(4, 8), "header length 8 at byte 4"),
-        (lambda b: b.__setitem__(31, 0x7F), "unknown kind 127"),
+        (lambda b: b.__setitem__(31, 0x7F), "kind 127, whose size is not known"),
         (lambda b: b.__setitem__(slice(28, 31), b"\xff\xff\xff"), "type 1 at byte 24"),
         (lambda b: b.__setitem__(-1, 65), "do not start and end with a zero byte"),
     ],
@@ -299,8 +299,15 @@ def test_a_long_header_and_its_layout_skip_what_is_new() -> None:
     btf = parse_btf(header + body + strings + layout)
     assert [btf[1], btf[3]] == known
     assert btf[2] == Unknown(2, "new", number)
-    with pytest.raises(BtfMalformed, match=f"type 2 at byte {24 + 16} is of unknown kind {number}"):
+    with pytest.raises(BtfMalformed, match=f"type 2 at byte {24 + 16} is of kind {number}, whose size"):
         parse_btf(struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(body), len(body), len(strings)) + body + strings)
+
+
+@pytest.mark.parametrize(("kind", "words"), [(0, "kind 0, which no record has"), (21, r"kind 21 \(LOC_PROTO\), whose")])
+def test_a_kind_that_is_new_is_told_from_one_that_is_none(kind, words) -> None:
+    body = array("I", [0, kind << 24, 0]).tobytes()
+    with pytest.raises(BtfMalformed, match=words):
+        parse_btf(struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(body), len(body), 1) + body + b"\0")
 
 
 def test_a_modules_btf_stands_on_the_kernels() -> None:
