@@ -18,6 +18,7 @@ from btf.relocate import relocate
 from btf.types import Btf
 from fleet.compatibility.choose import Kernels, Material, choose_all
 from fleet.compatibility.declared import compare_declared
+from fleet.compatibility.host_needs import host_needs
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.verdict import Choice
 from fleet.record import Record
@@ -126,7 +127,9 @@ def materials(program: Program) -> dict[str, Material]:
         parsed = read_object(build.files["object"].read_bytes())
         requirements = infer(parsed)
         compare_declared(program.name, program.manifest.requires, requirements)
-        found[variant] = Material(build=build.digest, requirements=requirements, relocate=partial(relocate, parsed))
+        found[variant] = Material(
+            build=build.digest, requirements=(*requirements, *host_needs(parsed)), relocate=partial(relocate, parsed)
+        )
     return found
 
 

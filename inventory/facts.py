@@ -216,7 +216,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], Callable[[Any], bool]], ...] = tuple(
         (r"cgroup\.mode", _text(r"v1|v2|hybrid")),
         (r"netfilter\.backend", _text(r"legacy|nft")),
         (r"(kernel|os|python|tool|mount|headers)\..*|cgroup\.v2_path|bcc\.usable", _text(r".*")),
-        (r"(system|sysctl)\..*|seccomp\.mode|memlock\.soft|net\.namespace", _integer),
+        (r"(system|sysctl)\..*|seccomp\.mode|memlock\.(soft|hard)|net\.namespace", _integer),
         (r"btf\.modules|lsm\.active|caps\..*|hook\.tracepoints", _texts),
         (r"kconfig", _options),
         (r"btf\.vmlinux", _btf),

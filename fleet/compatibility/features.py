@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fleet.compatibility.host_needs import ask_kallsyms, ask_memlock
 from fleet.compatibility.signs import ATTACH_SIGNS, FEATURE_SIGNS
 from fleet.compatibility.sources import (
     Source,
@@ -86,6 +87,8 @@ FEATURES: dict[str, Feature] = {
     "kconfig": Feature("kernel option {subject}", "kconfig", (ask_kconfig_set,)),
     "btf": Feature("{subject} BTF", "btf", (ask_btf,), per_kernel=False),
     "relocation": Feature("{subject}", "relocation"),  # answered by btf.relocate, handed to decide as outcomes
+    "kallsyms": Feature("{subject} of kernel symbols", "kallsyms", (ask_kallsyms,), per_kernel=False),
+    "memlock": Feature("{subject} bytes of memory for maps", "memlock", (ask_memlock,), per_kernel=False),
     "fact": Feature("{subject}", "fact", (ask_fact("{subject}"),), per_kernel=False),
 }
 

@@ -111,11 +111,15 @@ DENIALS = (
         Unlock("raise-memlock", "raise RLIMIT_MEMLOCK, or give the agent CAP_SYS_RESOURCE"),
         # Since Linux commit d5299b67dd59 ("bpf: Memcg-based memory accounting for bpf maps") (v5.11) no longer charged.
         lambda need, found, facts: (
-            need.kind == "map_type"
+            need.kind in ("map_type", "memlock")
             and found.errno == "EPERM"
             and (release_version(str(facts.value("kernel.release", ""))) or (9, 0)) < (5, 11)
             and not _lists(facts, "caps.effective", "sys_resource")
         ),
+    ),
+    Denial(
+        Unlock("show-kallsyms", "give the agent CAP_SYSLOG, with kernel.kptr_restrict at most 1"),
+        lambda need, _f, _facts: need.kind == "kallsyms",
     ),
     Denial(
         Unlock("allow-net-admin", "give the agent CAP_NET_ADMIN and CAP_NET_RAW"),

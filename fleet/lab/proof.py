@@ -24,6 +24,7 @@ from btf.relocate import relocate
 from btf.types import Btf
 from fleet.compatibility.choose import why
 from fleet.compatibility.decide import assess
+from fleet.compatibility.host_needs import host_needs
 from fleet.compatibility.outcome import SILENT, Agreement, Outcome, agreement, boot_policy, read_outcome
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.sources import CachedTypes, Known
@@ -188,7 +189,8 @@ def predict(subject: Subject, facts: Facts, btf: Btf | None) -> Assessment:
     """Return what the fleet would decide of this build on a host with these facts."""
     known = Known(facts, CachedTypes(btf) if btf else None, external_btf=subject.variant == "core-btf")
     outcomes = relocate(subject.parsed, btf) if btf and subject.parsed.relocations else None
-    return assess(subject.program, subject.variant, infer(subject.parsed), known, outcomes, build=subject.build)
+    needs = (*infer(subject.parsed), *host_needs(subject.parsed))
+    return assess(subject.program, subject.variant, needs, known, outcomes, build=subject.build)
 
 
 def read_report(report: bytes) -> tuple[Facts | None, dict[int, Outcome]]:

@@ -4,11 +4,13 @@ Says what the kernel answered and never what that means; the probes decide. Clos
 """
 
 import ctypes
+import errno
 import os
 import platform
 import re
 import struct
 import sys
+import time
 from typing import Any, List, Optional, Tuple
 
 from inventory.collector.document import read_text
@@ -30,6 +32,7 @@ _NUMBERS = {
     ("armv7l", 32): (386, 364),
 }
 _LOG_SIZE = 65536
+_PAUSES = (0.02, 0.1, 0.3, 0.0)  # seconds after each try
 
 
 class NoNumbersError(Exception):
@@ -47,17 +50,25 @@ class Kernel:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._log = ctypes.create_string_buffer(_LOG_SIZE)
         self._license = ctypes.create_string_buffer(b"GPL")
+        # Below 5.11 what was closed gives its memory back only after a while; until then a low RLIMIT_MEMLOCK looks
+        # like a denial. True makes an EPERM be asked about again.
+        self.crowded = False
         self.version = 0  # what kernels before 5.0 want a kprobe program to be made for
 
     def bpf(self, command: int, argument: Any) -> Tuple[int, int]:
         """Call bpf(); returns (result, errno)."""
         if not isinstance(argument, ctypes.Array):
             argument = ctypes.create_string_buffer(argument, len(argument))
-        ctypes.set_errno(0)
-        result = self._libc.syscall(
-            ctypes.c_long(self._bpf), ctypes.c_int(command), argument, ctypes.c_uint(len(argument))
-        )
-        return result, ctypes.get_errno() if result < 0 else 0
+        for pause in _PAUSES if self.crowded and command in (MAP_CREATE, PROG_LOAD) else (0.0,):
+            ctypes.set_errno(0)
+            result = self._libc.syscall(
+                ctypes.c_long(self._bpf), ctypes.c_int(command), argument, ctypes.c_uint(len(argument))
+            )
+            error = ctypes.get_errno() if result < 0 else 0
+            if error != errno.EPERM:
+                break
+            time.sleep(pause)
+        return result, error
 
     def load(
         self,

@@ -96,7 +96,7 @@ def _ask(report: Told, tracefs: Optional[str]) -> None:
     except bpf_call.NoNumbersError as error:
         _all(report, UNKNOWN, str(error), 0)
         return
-    _raise_memlock()
+    kernel.crowded = not _raise_memlock()
     if not _syscall(report, kernel):
         return
     _kprobe_version(kernel)
@@ -131,15 +131,19 @@ def _all(report: Told, answer: str, raw: str, error: int, source: str = "bpf") -
     report.tell()
 
 
-def _raise_memlock() -> None:
-    """Lift the memory lock limit of this process: before 5.11 maps count against it, with an EPERM like a denial's."""
+def _raise_memlock() -> bool:
+    """Lift this process's memory lock limit: before 5.11 maps count against it, with an EPERM like a denial's.
+
+    Returns whether there is none any more.
+    """
     unlimited = resource.RLIM_INFINITY
     for limits in ((unlimited, unlimited), (resource.getrlimit(resource.RLIMIT_MEMLOCK)[1],) * 2):
         try:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
-            return
+            break
         except (ValueError, OSError):  # no CAP_SYS_RESOURCE: as far as we may
             continue
+    return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == unlimited
 
 
 def _syscall(report: Told, kernel: bpf_call.Kernel) -> bool:

@@ -30,15 +30,16 @@ SYSCTLS = (
 
 
 def collect(report: Report) -> None:
-    """Add ``lockdown.mode``, ``lsm.active``, ``caps.*``, ``seccomp.mode``, ``sysctl.*`` and ``memlock.soft``."""
+    """Add ``lockdown.mode``, ``lsm.active``, ``caps.*``, ``seccomp.mode``, ``sysctl.*`` and ``memlock.*``."""
     security = report.value("mount.securityfs", "/sys/kernel/security")
     _lockdown(report, security + "/lockdown")
     _lsm(report, security + "/lsm")
     _status(report)
     for name in SYSCTLS:
         report.read("sysctl." + name, "/proc/sys/" + name.replace(".", "/"), int)
-    soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     report.yes("memlock.soft", soft, "getrlimit")
+    report.yes("memlock.hard", hard, "getrlimit")
 
 
 def _lockdown(report: Report, path: str) -> None:

@@ -164,12 +164,14 @@ for name in kernel.unprivileged_bpf_disabled kernel.perf_event_paranoid kernel.b
   net.core.bpf_jit_harden net.core.bpf_jit_limit user.max_user_namespaces; do
   number "sysctl.$name" "/proc/sys/$(printf '%s' "$name" | tr . /)"
 done
-lock=$(ulimit -l)
-case $lock in
-  unlimited) fact memlock.soft yes -1 ulimit ;;
-  '' | *[!0-9]*) fact memlock.soft unknown '' ulimit "$lock" ;;
-  *) fact memlock.soft yes $((lock * 1024)) ulimit ;;
-esac
+for pair in soft:S hard:H; do
+  lock=$(ulimit -"${pair#*:}" -l)
+  case $lock in
+    unlimited) fact "memlock.${pair%%:*}" yes -1 ulimit ;;
+    '' | *[!0-9]*) fact "memlock.${pair%%:*}" unknown '' ulimit "$lock" ;;
+    *) fact "memlock.${pair%%:*}" yes $((lock * 1024)) ulimit ;;
+  esac
+done
 
 present() { if [ -r "$2" ]; then said "$1" "$2" "$2"; else unread "$1" "$2"; fi; }
 present hook.kprobe_pmu /sys/bus/event_source/devices/kprobe/type

@@ -1,0 +1,97 @@
+"""What an object needs of the machine it runs on rather than of its kernel, and how the memory of its maps is answered.
+
+Up to Linux 5.10 every map and program counts against the limit of its user; a map above it is refused with EPERM, for
+root too where CAP_SYS_RESOURCE is missing. From 5.11 on the memory control group pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from btf.maps import BpfMap
+from btf.object import BpfObject, BpfProgram
+from fleet.compatibility.signs import BACKPORTERS, release_version
+from fleet.compatibility.sources import Finding, Known
+from fleet.compatibility.verdict import Evidence, Requirement
+from inventory.facts import Answer
+
+_PAGE = 4096
+# Present where maps are charged: the first since Linux 5.3, the second before.
+_CHARGERS = ("bpf_map_charge_init", "bpf_map_precharge_memlock")
+# libbpf looks the functions of these up in /proc/kallsyms and hands the kernel their addresses.
+_BY_ADDRESS = frozenset({"kprobe.multi", "kretprobe.multi", "kprobe.session"})
+_RING = "ringbuf"  # its entries are bytes
+
+
+def host_needs(obj: BpfObject) -> tuple[Requirement, ...]:
+    """Return what *obj* needs of the machine: memory for its maps, perf events, addresses of kernel symbols."""
+    least = sum(_least(m) for m in obj.maps)
+    whole = [Requirement("memlock", str(least))] if least else []
+    return (*whole, *(need for program in obj.programs for need in _of_program(obj, program)))
+
+
+def _of_program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
+    streams = {m.name for m in obj.maps if m.type == "perf_event_array"}
+    if any(name in streams for function in program.functions for name in function.maps):
+        # The runner opens an event for each processor, which perf_event_paranoid may deny where BPF is allowed.
+        yield Requirement("attach", "perf_event", program=program.name, optional=program.optional)
+    if program.meaning.kind in _BY_ADDRESS:
+        yield Requirement("kallsyms", "addresses", program=program.name, optional=program.optional)
+
+
+def _least(entry: BpfMap) -> int:
+    """Bytes that a map takes at least, in whole pages."""
+    sizes = 1 if entry.type == _RING else _eights(entry.value_size)
+    if "hash" in entry.type or entry.type == "lpm_trie":
+        sizes += _eights(entry.key_size)
+    return -(-sizes * entry.max_entries // _PAGE) * _PAGE + _PAGE
+
+
+def _eights(size: int) -> int:
+    return (size + 7) & ~7
+
+
+def ask_memlock(need: Requirement, known: Known) -> Finding | None:
+    """Whether maps of so many bytes may be made: by the right to lift the limit, the kernel's accounting, the limit."""
+    facts = known.facts
+    held = facts.value("caps.effective")
+    if isinstance(held, list) and "sys_resource" in held:
+        return Finding(Answer.YES, Evidence.PROBED, "CAP_SYS_RESOURCE lifts RLIMIT_MEMLOCK", "caps.effective")
+    charged = _charged(known)
+    if charged is False:
+        return Finding(Answer.YES, Evidence.DERIVED, "this kernel does not charge maps to RLIMIT_MEMLOCK", "btf:FUNC")
+    limit = facts.value("memlock.hard", facts.value("memlock.soft"))
+    least = int(need.subject)
+    if not isinstance(limit, int):
+        return Finding(Answer.UNKNOWN, Evidence.PROBED, "RLIMIT_MEMLOCK is not known", "memlock.hard")
+    if limit < 0 or limit >= 4 * least + 64 * _PAGE:
+        return Finding(Answer.YES, Evidence.PROBED, "RLIMIT_MEMLOCK is wide enough", "memlock.hard")
+    if charged and limit < least:
+        words = f"RLIMIT_MEMLOCK is {limit} bytes and cannot be raised"
+        return Finding(Answer.BLOCKED, Evidence.PROBED, words, "memlock.hard", "EPERM", "memlock.hard")
+    return Finding(Answer.UNKNOWN, Evidence.PROBED, f"close to RLIMIT_MEMLOCK, {limit} bytes", "memlock.hard")
+
+
+def _charged(known: Known) -> bool | None:
+    """Whether this kernel charges maps to RLIMIT_MEMLOCK: its BTF tells, else its version where nobody backports."""
+    if known.btf is not None:
+        return any(name in known.btf.functions() for name in _CHARGERS)
+    release = str(known.facts.value("kernel.release", ""))
+    version = release_version(release)
+    if version is None or (version < (5, 11) and BACKPORTERS.search(release)):
+        return None
+    return version < (5, 11)
+
+
+def ask_kallsyms(need: Requirement, known: Known) -> Finding | None:  # noqa: ARG001  one signature for all sources
+    """Whether /proc/kallsyms shows addresses, by the kernel's own rule (``kallsyms_show_value``)."""
+    facts = known.facts
+    held = facts.value("caps.effective")
+    restrict = facts.value("sysctl.kernel.kptr_restrict")
+    paranoid = facts.value("sysctl.kernel.perf_event_paranoid")
+    if not isinstance(held, list) or not isinstance(restrict, int):
+        return None
+    if (restrict == 0 and isinstance(paranoid, int) and paranoid <= 1) or (restrict <= 1 and "syslog" in held):
+        return Finding(Answer.YES, Evidence.PROBED, "shown", "sysctl.kernel.kptr_restrict")
+    words = f"hidden: kernel.kptr_restrict is {restrict}" + ("" if "syslog" in held else ", without CAP_SYSLOG")
+    return Finding(Answer.BLOCKED, Evidence.PROBED, words, "sysctl.kernel.kptr_restrict", "EPERM")
