@@ -11,6 +11,7 @@ import gc
 import itertools
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -30,6 +31,7 @@ from btf_places import SAMPLES, VMLINUX
 from judged import own_objects, tools_objects
 from libbpf_truth import truth_program
 
+from btf.architecture import architecture
 from btf.archive import read_btf_file
 from btf.elf_object import read_object
 from btf.minimise import minimise
@@ -154,10 +156,12 @@ def warm(objects: dict[str, Path], kernel: Path, every: int = 4) -> dict[str, fl
     }
 
 
-def matrix(objects: dict[str, Path], kernels: dict[str, Path]) -> dict[str, float]:
-    """Every object on every kernel, kernel by kernel, in one process."""
+def matrix(objects: dict[str, Path], kernels: dict[str, Path], machine: str = "") -> dict[str, float]:
+    """Every object on every kernel (of one *machine*), kernel by kernel, in one process."""
     names = list(itertools.islice(itertools.cycle(objects), OBJECTS))
     usual = [path for name, path in kernels.items() if HUGE not in name]
+    if machine:
+        usual = [path for path in usual if architecture(parse_btf(path.read_bytes())) == machine]
     paths = list(itertools.islice(itertools.cycle(usual), KERNELS))
 
     def check_all() -> int:
@@ -223,7 +227,8 @@ def main() -> None:
         parts: dict[str, Callable[[], dict[str, float]]] = {
             "first": lambda: first_look(objects, kernels["running"]),
             "warm": lambda: warm(objects, kernels["running"]),
-            "matrix": lambda: matrix(objects, kernels),
+            "matrix": lambda: matrix(objects, kernels, platform.machine()),
+            "mixed": lambda: matrix(objects, kernels),
             "huge": lambda: huge(objects, huge_one) if huge_one else {},
         }
         print(json.dumps(parts[part]()))
@@ -235,7 +240,8 @@ def main() -> None:
         for part, title in (
             ("first", f"a BTF never seen, and {TYPICAL} on it"),
             ("warm", "objects on a kernel that has answered for others"),
-            ("matrix", f"{OBJECTS} objects × {KERNELS} kernels"),
+            ("matrix", f"{OBJECTS} objects × {KERNELS} kernels of the architecture they were built for"),
+            ("mixed", f"{OBJECTS} objects × {KERNELS} kernels of all architectures at hand"),
             ("huge", "a BTF that was never deduplicated"),
         ):
             done = subprocess.run([sys.executable, __file__, part, name], stdout=subprocess.PIPE, check=True)

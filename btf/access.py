@@ -169,7 +169,8 @@ class _Search:
             self._room()
             self._steps.append(Step(id_, step.at))
             self._raw.append(step.at)
-            self._bits += step.at * _sized(target, id_) * 8
+            if step.at or target.members(id_) is None:  # a struct or union always has a size
+                self._bits += step.at * _sized(target, id_) * 8
         return True
 
     def _member(self, wanted: Wanted, shape: Shape, id_: int) -> int | None:

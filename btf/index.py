@@ -82,6 +82,8 @@ class NameIndex:
         ids: dict[int, int | list[int]] = {}
         for id_, at in enumerate(offsets, first_id):
             where = words[at]
+            if not where:  # the anonymous are many
+                continue
             if where in ids:
                 seen = ids[where]
                 if isinstance(seen, list):
@@ -90,7 +92,6 @@ class NameIndex:
                     ids[where] = [seen, id_]
             else:
                 ids[where] = id_
-        ids.pop(0, None)  # the anonymous
         self._ids = ids
         self._exact: dict[bytes, list[int]] = {}
         self._layers = [strings]

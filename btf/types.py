@@ -52,8 +52,8 @@ class Btf(Sequence[BtfType]):
     """The types of one kernel, module or object. ``btf[id]`` is a type; id 0 is void; ``len`` counts void, too."""
 
     __slots__ = (
-        "_cache", "_first_byte", "_first_id", "_flavours", "_index", "_members", "_offsets", "_pointer", "_remembered",
-        "_strings", "_words", "base", "big_endian", "serial",
+        "_cache", "_count", "_first_byte", "_first_id", "_flavours", "_index", "_members", "_offsets", "_pointer",
+        "_remembered", "_strings", "_words", "base", "big_endian", "serial",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,7 @@ class Btf(Sequence[BtfType]):
         """Use :func:`btf.parse.parse_btf`, which checks what it hands over."""
         self._words, self._offsets = words, offsets
         self._first_id = len(base) if base else 1
+        self._count = self._first_id + len(offsets)
         self._strings: Strings = Strings(strings, base._strings if base else None)
         self._first_byte = first_byte
         self._cache: dict[int, BtfType] = {}
@@ -75,7 +76,7 @@ class Btf(Sequence[BtfType]):
         self.serial = next(_SERIALS)  # tells this one from every other, also from those that are gone
 
     def __len__(self) -> int:
-        return self._first_id + len(self._offsets)
+        return self._count
 
     @overload
     def __getitem__(self, id_: int) -> BtfType: ...
@@ -169,8 +170,10 @@ class Btf(Sequence[BtfType]):
         info = words[at + 1]
         if index >= info & VLEN_MASK:
             raise IndexError(f"type {id_} has no member {index}")
-        name, type_, offset = words[at + 3 + 3 * index : at + 6 + 3 * index]
-        self._check(type_, id_)
+        at += 3 + 3 * index
+        name, type_, offset = words[at], words[at + 1], words[at + 2]
+        if type_ >= self._count:
+            self._check(type_, id_)
         if info & KIND_FLAG:
             return Member(self._strings[name], type_, offset & 0xFFFFFF, offset >> 24)
         return Member(self._strings[name], type_, offset)
@@ -253,8 +256,8 @@ class Btf(Sequence[BtfType]):
         """Return the third word of *id_*: its size, or what it refers to."""
         if id_ < self._first_id and self.base:
             return self.base._third(id_, kind)
-        third = self._words[self._offsets[self._number(id_)] + 2]
-        return third if kind in _SIZED else self._check(third, id_)
+        third = self._words[self._offsets[id_ - self._first_id] + 2]
+        return third if third < self._count or kind in _SIZED else self._check(third, id_)
 
     def size_of(self, id_: int) -> int | None:
         """Return the size of *id_* in bytes, or None for what has none (void, functions, endless references)."""
