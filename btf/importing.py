@@ -26,7 +26,7 @@ from btf.types import Btf
 
 _PACKED_BTF = ".btf.tar.xz"
 _MODULE = re.compile(r"(?P<name>[\w-]+)\.ko(\.(xz|zst|gz))?\Z")
-_IMAGE = re.compile(r"(vmlinu[xz]|Image|bzImage|kernel)([-.].*)?\Z")
+_IMAGE = re.compile(r"(vmlinu[xz]|Image|bzImage|kernel)([-.].*)?\Z|.*\.efi\Z")
 _ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64", "s390x": "s390x",
                   "ppc64le": "ppc64le", "ppc64el": "ppc64le", "riscv64": "riscv64"}  # fmt: skip
 

@@ -18,9 +18,18 @@ from btf.fault import EXIT_USAGE, Fault
 from btf.parse import BtfMalformed, parse_btf
 from btf.unpack import PackedMalformed, UnpacksTooLarge, packing_of, unpack
 
-_MAX_LAYERS = 4
+_MAX_LAYERS = 5
+_UNIFIED = "unified"
+_MAX_PE_SECTIONS = 96
 # e_machine → the kernel's own word; both byte orders of one are told apart where distributions have both.
 _MACHINES = {3: "i686", 22: "s390x", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64", 258: "loongarch64"}
+# (format, byte, mark, architecture) of images that say no more than what they are
+_MARKS = (
+    ("Image", 56, b"ARM\x64", "aarch64"),  # Documentation/arch/arm64/booting.rst
+    ("Image", 56, b"RSC\x05", "riscv64"),  # Documentation/arch/riscv/boot-image-header.rst
+    ("zImage", 0x24, b"\x18\x28\x6f\x01", "armv7l"),  # arch/arm/boot/compressed/head.S
+    ("bzImage", 0x10008, b"S390EP", "s390x"),  # arch/s390/boot/head.S
+)
 _PPC64 = 21
 _SHT_NOTE, _SHF_ALLOC, _GNU_BUILD_ID = 7, 2, 3
 
@@ -91,7 +100,7 @@ def read_kernel_image(data: Buffer) -> KernelImage:
             )
         payload = memoryview(data)[layer.start : layer.start + layer.size]
         packing = packing_of(payload)
-        if packing is None and bytes(payload[:4]) != b"\x7fELF":
+        if packing is None and bytes(payload[:4]) != b"\x7fELF" and layer.name != _UNIFIED:
             raise ImageUnreadable(f"byte {layer.start}: the payload is packed in no way we know")
         data = unpack(payload, at=layer.start) if packing else bytes(payload)
         if packing and packing != layer.name:
@@ -115,6 +124,24 @@ def _bzimage(data: Buffer) -> _Layer | None:
     return _Layer("bzImage", start, size or 1, "x86_64" if wide else None, banner)
 
 
+def _unified(data: Buffer) -> _Layer | None:
+    """A unified kernel image: a PE file with the kernel's own image in the section ``.linux`` (systemd-stub(7))."""
+    if len(data) < 0x40 or data[:2] != b"MZ":
+        return None
+    (pe,) = struct.unpack_from("<I", data, 0x3C)
+    head = bytes(data[pe : pe + 24])
+    if len(head) < 24 or head[:4] != b"PE\0\0":
+        return None
+    count, optional = struct.unpack_from("<H", head, 6)[0], struct.unpack_from("<H", head, 20)[0]
+    table = pe + 24 + optional
+    for at in range(table, table + 40 * min(count, _MAX_PE_SECTIONS), 40):
+        row = bytes(data[at : at + 40])
+        if len(row) == 40 and row[:8] == b".linux\0\0":
+            memory, _, size, start = struct.unpack_from("<IIII", row, 8)
+            return _Layer(_UNIFIED, start, min(memory, size) or 1)
+    return None
+
+
 def _zboot(data: Buffer) -> _Layer | None:
     """EFI zboot: ``zimg``, then where the payload is (drivers/firmware/efi/libstub/zboot-header.S, since v6.1)."""
     if len(data) < 0x40 or data[:2] != b"MZ" or data[4:8] != b"zimg":
@@ -128,14 +155,10 @@ def _packed(data: Buffer) -> _Layer | None:
     return _Layer(name, 0, len(data)) if name else None
 
 
-def _arm64(data: Buffer) -> _Layer | None:
-    """Bare memory behind a header (Documentation/arch/arm64/booting.rst)."""
-    return _Layer("Image", arch="aarch64") if data[56:60] == b"ARM\x64" else None
-
-
-def _s390x(data: Buffer) -> _Layer | None:
-    """A loader without a table of contents; the kernel is packed somewhere inside (arch/s390/boot/head.S)."""
-    return _Layer("bzImage", arch="s390x") if data[0x10008:0x1000E] == b"S390EP" else None
+def _marked(data: Buffer) -> _Layer | None:
+    """Bare memory, or a loader with the kernel packed somewhere inside, behind a mark of its architecture."""
+    found = (_Layer(name, arch=arch) for name, at, mark, arch in _MARKS if data[at : at + len(mark)] == mark)
+    return next(found, None)
 
 
 def _elf(data: Buffer) -> _Layer | None:
@@ -143,7 +166,7 @@ def _elf(data: Buffer) -> _Layer | None:
 
 
 _FORMATS: tuple[Callable[[Buffer], _Layer | None], ...] = (
-    _elf, _zboot, _bzimage, _arm64, _s390x, _packed,
+    _elf, _zboot, _unified, _bzimage, _marked, _packed,
 )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 KALLSYMS = Path("/proc/kallsyms")
 # Where distributions put the kernels that may boot next.
-INSTALLED = ("boot/vmlinuz-*", "boot/vmlinux-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz")
+INSTALLED = ("boot/vmlinuz-*", "boot/vmlinux-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz",
+             "efi/EFI/Linux/*.efi", "boot/EFI/Linux/*.efi", "boot/efi/EFI/Linux/*.efi")  # fmt: skip
 _MAX_CONFIG = 4 << 20
 BTF_NAMES = (".btf", ".btf.tar.xz")
 

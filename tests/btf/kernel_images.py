@@ -89,9 +89,25 @@ def zboot(payload: bytes, how: bytes = b"gzip") -> bytes:
     return head.ljust(128, b"\0") + payload + b"the rest of the loader"
 
 
-def arm64(kernel: bytes) -> bytes:
-    return bytes(56) + b"ARM\x64" + kernel[60:]
+def arm64(kernel: bytes, mark: bytes = b"ARM\x64") -> bytes:
+    return bytes(56) + mark + kernel[60:]
+
+
+def zimage(payload: bytes) -> bytes:
+    return bytes(0x24) + b"\x18\x28\x6f\x01" + bytes(900) + payload + bytes(100)
 
 
 def s390x(payload: bytes) -> bytes:
     return bytes(0x10008) + b"S390EP" + b"\xfd7zXZ\0 is a word here" + payload + bytes(100)
+
+
+def unified(image: bytes) -> bytes:
+    """A PE file with a command line and a kernel's image in sections."""
+    head = bytearray(b"MZ".ljust(0x80, b"\0") + b"PE\0\0" + bytes(20) + bytes(16))
+    struct.pack_into("<I", head, 0x3C, 0x80)
+    struct.pack_into("<H", head, 0x86, 2)
+    struct.pack_into("<H", head, 0x94, 16)
+    padded = image + bytes(-len(image) % 512)
+    for name, memory, size, start in ((b".cmdline", 5, 512, 512), (b".linux", len(image), len(padded), 1024)):
+        head += name.ljust(8, b"\0") + struct.pack("<IIII", memory, 0, size, start) + bytes(16)
+    return bytes(head).ljust(512, b"\0") + b"quiet".ljust(512, b"\0") + padded

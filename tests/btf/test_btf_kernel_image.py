@@ -71,6 +71,41 @@ def test_big_endian_memory_packed_somewhere_inside(how, big_btf) -> None:
     assert image.layers == ("bzImage", how) and image.arch == "s390x"
 
 
+def test_marks_tell_the_architecture(kernel_btf) -> None:
+    riscv = read_kernel_image(make.arm64(make.bare(kernel_btf), b"RSC\x05"))
+    assert (riscv.layers, riscv.arch, riscv.btf) == (("Image",), "riscv64", kernel_btf)
+    arm = read_kernel_image(make.zimage(make.pack(make.bare(kernel_btf), "lzop")))
+    assert (arm.layers, arm.arch, arm.btf) == (("zImage", "lzop"), "armv7l", kernel_btf) and told(arm) == WHOLE
+
+
+def test_a_unified_image_has_the_kernels_own_inside(kernel_btf) -> None:
+    packed = make.pack(make.vmlinux(kernel_btf), "zstd")
+    for inside, layers in (
+        (make.bzimage(packed), ("unified", "bzImage", "zstd", "ELF")),
+        (make.zboot(make.pack(make.arm64(make.bare(kernel_btf)), "gzip")), ("unified", "zboot", "gzip", "Image")),
+        (make.arm64(make.bare(kernel_btf)), ("unified", "Image")),
+    ):
+        image = read_kernel_image(make.unified(inside))
+        assert image.layers == layers and image.btf == kernel_btf and told(image) == WHOLE
+    with pytest.raises(ImageUnreadable, match="byte 1024: cut off"):
+        read_kernel_image(make.unified(make.bzimage(packed))[:-600])
+
+
+def test_a_kernel_with_its_debug_information_is_not_copied(kernel_btf, tmp_path) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(make.vmlinux(kernel_btf))
+    with path.open("r+b") as file:
+        file.truncate(900 << 20)  # a hole takes no room
+    script = (
+        "import resource, sys; from pathlib import Path; from btf.btf_file import read_image_file\n"
+        "image = read_image_file(Path(sys.argv[1]))\n"
+        "print(image.release, len(image.btf), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    release, size, peak = done.stdout.split()
+    assert (release, int(size)) == (make.RELEASE, len(kernel_btf)) and int(peak) < 500
+
+
 @pytest.mark.parametrize(
     ("machine", "order", "wide", "arch"),
     [(62, "<", True, "x86_64"), (3, "<", False, "i686"), (22, ">", True, "s390x"), (21, "<", True, "ppc64le"),
@@ -182,7 +217,7 @@ from btf.kernel_image import read_kernel_image
 sys.path.insert(0, sys.argv[1])
 import kernel_images as make
 for how in make.PACKERS:
-    zeros = subprocess.Popen(["head", "-c", "300M", "/dev/zero"], stdout=subprocess.PIPE)
+    zeros = subprocess.Popen(["head", "-c", "260M", "/dev/zero"], stdout=subprocess.PIPE)
     packed = subprocess.run([*make.PACKERS[how], "-1"], stdin=zeros.stdout, stdout=subprocess.PIPE).stdout
     try:
         read_kernel_image(make.bzimage(packed))
@@ -201,7 +236,8 @@ def test_bombs_end_at_the_limit_within_memory() -> None:
 
 
 SMALL = {how: make.pack(make.vmlinux(None) + bytes(2000), how) for how in make.PACKERS}
-IMAGES = [make.bzimage(SMALL["gzip"]), make.zboot(SMALL["xz"]), make.arm64(make.bare(None)), make.vmlinux(None),
+IMAGES = [make.unified(make.bzimage(SMALL["zstd"])),
+          make.bzimage(SMALL["gzip"]), make.zboot(SMALL["xz"]), make.arm64(make.bare(None)), make.vmlinux(None),
           make.s390x(SMALL["lz4"]), *SMALL.values()]  # fmt: skip
 
 
