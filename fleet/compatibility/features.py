@@ -27,6 +27,7 @@ from fleet.compatibility.targets import (
     ask_function,
     ask_kfunc,
     ask_signature,
+    ask_struct_ops,
     ask_symbol,
     ask_symbols,
 )
@@ -83,6 +84,7 @@ FEATURES: dict[str, Feature] = {
         "kernel function {subject}", "function", (ask_symbols, ask_function, ask_family, ask_signature)
     ),
     "kfunc": Feature("kernel function {subject} callable from BPF", "kfunc", (ask_kfunc,)),
+    "struct_ops": Feature("struct_ops {subject}", "struct-ops", (ask_struct_ops,)),
     "ksym": Feature("kernel symbol {subject}", "ksym", (ask_symbol,)),
     "kconfig": Feature("kernel option {subject}", "kconfig", (ask_kconfig_set,)),
     "btf": Feature("{subject} BTF", "btf", (ask_btf,), per_kernel=False),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from btf.flow import has_loop
+from btf.index import essential_name
+from btf.kinds import Datasec, Kind, Var
 from btf.object import BpfObject, BpfProgram
 from fleet.compatibility.verdict import Requirement
 
@@ -72,9 +74,22 @@ def _whole(obj: BpfObject) -> Iterator[Requirement]:
     for map_ in obj.maps:
         if map_.name not in named:  # the loader makes it whether a program names it or not
             yield Requirement("map_type", map_.type, context=map_.name)
+    for name in _struct_ops(obj):
+        yield Requirement("struct_ops", name)
     for extern in obj.externs:
         if extern.origin == "kconfig" and not extern.name.startswith("LINUX_"):  # LINUX_*: libbpf's own values
             yield Requirement("kconfig", extern.name, optional=extern.weak)
+
+
+def _struct_ops(obj: BpfObject) -> Iterator[str]:
+    """Yield the names of the kernel's structs that the object fills with functions of its own."""
+    btf = obj.btf
+    for section in (".struct_ops", ".struct_ops.link"):
+        for id_ in btf.by_name(section, Kind.DATASEC) if btf else ():
+            datasec = btf[id_] if btf else None
+            for variable, _, _ in datasec.variables if isinstance(datasec, Datasec) else ():
+                if btf and isinstance(var := btf[variable], Var):
+                    yield essential_name(btf.resolve(var.type).name)
 
 
 def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:

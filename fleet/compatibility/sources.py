@@ -193,9 +193,8 @@ def ask_syscall(need: Requirement, known: Known) -> Finding | None:
     # Since Linux commit d5a00528b58c ("syscalls/core, syscalls/x86: Rename struct pt_regs-based sys_*() to
     # __x64_sys_*()") (v4.17) the entry point carries the architecture's prefix.
     known_as = [f"{prefix}sys_{syscall[1]}" for prefix in ("__x64_", "__arm64_", "__s390x_", "__riscv_", "__se_", "")]
-    traced = (
-        "init_syscall_trace" in functions or "perf_sysenter_enable" in functions or "ftrace_syscall_enter" in functions
-    )
+    # A struct of the code that hands a syscall to programs; the functions there are static, and in BTF only at times.
+    traced = known.btf is not None and bool(known.btf.by_name("syscall_tp_t") or "init_syscall_trace" in functions)
     if traced and any(n in functions for n in known_as):
         return Finding(Answer.YES, Evidence.DERIVED, "the kernel traces syscalls and has this one", "btf:FUNC")
     return None

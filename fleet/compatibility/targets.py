@@ -96,3 +96,16 @@ def ask_symbol(need: Requirement, known: Known) -> Finding | None:
     if known.btf is None or not known.btf.by_name(need.subject):
         return None
     return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the symbol", "btf:VAR")
+
+
+def ask_struct_ops(need: Requirement, known: Known) -> Finding | None:
+    """A table of functions that BPF may stand in for: the kernel keeps its maps' values in a struct of its own."""
+    sign = f"bpf_struct_ops_{need.subject}"
+    if known.btf is None:
+        return None
+    if known.btf.by_name(sign):
+        return Finding(Answer.YES, Evidence.DERIVED, f"the kernel's BTF has {sign}", f"btf:{sign}")
+    if kconfig(known.facts, "MODULES") == "n":
+        words = f"the kernel's BTF has no {sign}, and the kernel has no modules"
+        return Finding(Answer.NO, Evidence.DERIVED, words, f"btf:{sign}")
+    return None

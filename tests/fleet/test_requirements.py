@@ -64,6 +64,14 @@ CASES: dict[str, tuple[str, str, set[tuple[str, str, str]], set[str]]] = {
         {("attach", "iter", "p"), ("function", "bpf_iter_task_file", "p"), ("btf", "vmlinux", "p")},
         set(),
     ),
+    "struct_ops": (
+        "struct tcp_congestion_ops___mine { int (*ssthresh)(void *sk); };"
+        'SEC("struct_ops/ssthresh") int p(u64 *c) { return 2; }'
+        'SEC(".struct_ops.link") struct tcp_congestion_ops___mine ops = { .ssthresh = (void *)p };',
+        "v2",
+        {("struct_ops", "tcp_congestion_ops", ""), ("program_type", "struct_ops", "p")},
+        set(),
+    ),
     "kprobe inside a function": (
         'SEC("kprobe/tcp_v4_connect+0x8") int p(void *c) { return 0; }',
         "v2",

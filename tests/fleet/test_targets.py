@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,19 @@ def test_what_needs_the_kernels_own_btf_is_named() -> None:
     )
     reason = answer(Requirement("btf", "vmlinux", context="fentry"), here)
     assert reason.answer is not Answer.YES and "fentry looks there, external BTF does not serve it" in reason.detail
+
+
+@pytest.mark.parametrize(("kconfig", "said"), [(None, "unknown"), (NO_MODULES, "no")])
+def test_struct_ops_by_the_struct_of_their_maps(kconfig, said) -> None:
+    here = known(kconfig=kconfig)
+    assert answer(Requirement("struct_ops", "gone_ops"), here).answer.value == said
+    has = replace(here, btf=Types({}, frozenset({"bpf_struct_ops_tcp_congestion_ops"}), FUNCTIONS))
+    assert answer(Requirement("struct_ops", "tcp_congestion_ops"), has).answer is Answer.YES
+
+
+def test_a_syscalls_tracepoint_by_the_code_that_traces_it() -> None:
+    need = Requirement("tracepoint", "syscalls:sys_enter_openat")
+    functions = frozenset({"__x64_sys_openat"})
+    traced, plain = (Known(btf=Types({}, frozenset(names), functions)) for names in (("syscall_tp_t",), ()))
+    assert answer(need, traced).answer is Answer.YES and answer(need, plain).answer is Answer.UNKNOWN
+    assert answer(Requirement("tracepoint", "syscalls:sys_enter_gone"), traced).answer is Answer.UNKNOWN
