@@ -11,7 +11,7 @@ hook`` (attaches, but the event does not pass there), ``load error``. No drift c
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from btf.access import Path
@@ -68,13 +68,14 @@ def drifts(
     outcomes: Sequence[RelocationOutcome],
     given: Given | None = None,
     *,
+    modules: Mapping[str, Btf] | None = None,
     reference: Btf | None = None,
 ) -> tuple[Drift, ...]:
     """Return where *obj* silently goes wrong on *target*; *outcomes* are its relocations there, in their order.
 
-    *given* is what they were resolved with: what a guard leaves out there reads nothing. *reference* is the BTF of the
-    kernel the object was made for, when that is at hand: it shows what the object's own types do not, such as
-    signatures. Each field is named once per function.
+    *given* and *modules* are what they were resolved with: what a guard leaves out there reads nothing. *reference* is
+    the BTF of the kernel the object was made for, when that is at hand: it shows what the object's own types do not,
+    such as signatures. Each field is named once per function.
     """
     if obj.btf is None:
         return ()
@@ -86,7 +87,7 @@ def drifts(
     ]
     if not rows:
         return ()
-    alive = _alive(obj, target, given, {(d.section, d.insn) for d in rows})
+    alive = _alive(obj, target, given, modules, {(d.section, d.insn) for d in rows})
     found: dict[tuple[str, str, str], Drift] = {}
     for drift in rows:
         if (drift.section, drift.insn) in alive:
@@ -94,7 +95,9 @@ def drifts(
     return tuple(found.values())
 
 
-def _alive(obj: BpfObject, target: Btf, given: Given | None, places: Collection[Place]) -> set[Place]:
+def _alive(
+    obj: BpfObject, target: Btf, given: Given | None, modules: Mapping[str, Btf] | None, places: Collection[Place]
+) -> set[Place]:
     """Return which of *places* some program reaches."""
     if given and given.release and _VERSION not in given.constants:
         # A warning may trust the third number, which the verdict on a load does not.
@@ -102,7 +105,7 @@ def _alive(obj: BpfObject, target: Btf, given: Given | None, places: Collection[
         if numbers:
             version = int.from_bytes(bytes(min(int(n or 0), 255) for n in numbers.groups()), "big")
             given = replace(given, constants={**given.constants, _VERSION: version})
-    reach = Reach(obj, relocated(obj, target, given)[1], target, given)
+    reach = Reach(obj, relocated(obj, target, given, modules=modules)[1], target, given)
     found: set[Place] = set()
     for program in obj.programs:
         own = {place for place in places if any(f.holds(*place) for f in program.functions)}

@@ -145,7 +145,7 @@ class _Written:
         return [made for _, made in sorted(self._kept, key=lambda pair: pair[0])]
 
     def _made(self, check: ObjectCheck) -> Any:
-        from fleet.compatibility.check import result
+        from fleet.compatibility.check_document import result
 
         return result(check, relocations=self._relocations, reference=self._reference)
 

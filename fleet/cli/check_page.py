@@ -11,7 +11,8 @@ from btf.fault import printable
 from btf.relocate import RelocationOutcome
 from btf.types import Btf
 from fleet.cli.diagnostics import Diagnostic, diagnose, one_line, printable_line
-from fleet.compatibility.check import ObjectCheck, ProgramCheck, count_relocations
+from fleet.compatibility.check import ObjectCheck, ProgramCheck
+from fleet.compatibility.check_document import count_relocations
 from fleet.compatibility.verdict import Verdict
 
 MARKS = {

@@ -158,13 +158,17 @@ def entry_called(archive: Archive, wanted: str) -> Entry:
 
 def from_entry(archive: Archive, entry: Entry) -> KernelBtf:
     """Return the kernel of one entry of the archive."""
+    from btf.parse import parse_btf
+
     build_id = entry.kernel_id.partition("/")[0]
-    return kernel_btf(
+    kernel = kernel_btf(
         archive.get(entry.sha256),
         release=entry.name.release or None,
         arch=entry.name.arch or None,
         build_id=build_id if re.fullmatch(r"[0-9a-f]{8,128}", build_id) else None,
     )
+    stored = archive.modules(entry.sha256)
+    return replace(kernel, modules={m.module: parse_btf(archive.get(m.sha256), base=kernel.btf) for m in stored})
 
 
 def from_image(path: Path) -> KernelBtf:

@@ -7,10 +7,10 @@ libbpf would refuse to relocate it at all. What no BTF can tell stays unknown.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from btf.drift import MISSED_HOOK, Drift, drifts
+from btf.kinds import Kind
 from btf.lost import lost
 from btf.memory import Given
 from btf.object import BpfObject, BpfProgram
@@ -42,6 +42,7 @@ class KernelBtf:
     config: Mapping[str, str] | None = None
     next_boot: bool = False
     symbols: Callable[[], Symbols | None] = lambda: None  # the kernel's own list of its functions, read when asked for
+    modules: Mapping[str, Btf] = field(default_factory=dict)  # those of its modules whose BTF is at hand, by name
     label: str = ""  # what to call it where its release is not known
 
     @property
@@ -49,10 +50,22 @@ class KernelBtf:
         """What to call it in a line for a person."""
         return self.release or self.label or f"kernel with BTF {self.sha256[:12]}"
 
+    def functions_of_modules(self) -> Mapping[str, str]:
+        """Return which module has which function, for those whose BTF is at hand."""
+        key = "functions of modules", *(module.serial for module in self.modules.values())
+        return self.btf.remember(
+            key, lambda: {f: name for name, btf in self.modules.items() for f in _own_functions(btf)}
+        )
+
     @property
     def given(self) -> Given:
         """What a load on it would find besides its BTF; not its kconfig, of which only a part is kept."""
         return Given(release=self.release or "")
+
+
+def _own_functions(module: Btf) -> Iterator[str]:
+    first = len(module.base) if module.base else 1
+    return (module[id_].name for id_ in module.ids_of(Kind.FUNC) if id_ >= first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,8 @@ def warnings(check: ObjectCheck, *, reference: Btf | None = None) -> tuple[Drift
 
     No warning changes a verdict.
     """
-    found = drifts(check.obj, check.kernel.btf, check.relocations, check.kernel.given, reference=reference)
+    kernel = check.kernel
+    found = drifts(check.obj, kernel.btf, check.relocations, kernel.given, modules=kernel.modules, reference=reference)
     return (*found, *_missed(check))
 
 
@@ -118,13 +132,13 @@ def check_object(
         facts["kernel.release"] = Fact("kernel.release", Answer.YES, kernel.release, "told")
     if kernel.config:
         facts["kconfig"] = Fact("kconfig", Answer.YES, dict(kernel.config), "told")
-    known = Known(Facts(facts), kernel.btf, off_host=True, symbols=kernel.symbols)
+    known = Known(Facts(facts), kernel.btf, off_host=True, symbols=kernel.symbols, modules=kernel.functions_of_modules)
     dispensable = {p.name for p in obj.programs if p.optional} | set(optional)
     needs = (replace(n, optional=True) if n.program in dispensable and not n.optional else n for n in infer(obj))
     needed: dict[str, list[Reason]] = {"": []}
     for reason in _answers(needs, known, kernel):
         needed.setdefault(reason.requirement.program, []).append(reason)
-    outcomes = relocate(obj, kernel.btf, kernel.given)
+    outcomes = relocate(obj, kernel.btf, kernel.given, modules=kernel.modules)
     by_function: dict[tuple[str, str], list[int]] = {}
     for number, outcome in enumerate(outcomes):
         by_function.setdefault((outcome.section, outcome.program), []).append(number)
@@ -153,9 +167,8 @@ def check_object(
 def _answers(needs: Iterable[Requirement], known: Known, kernel: KernelBtf) -> Iterator[Reason]:
     """Answer *needs*; what is asked of a kernel is the same whichever program asks, so its BTF remembers the answer."""
     config = frozenset(kernel.config.items()) if kernel.config else None
-    answers: dict[tuple[str, str, str], Reason] = kernel.btf.remember(
-        ("answers", kernel.release, config, kernel.symbols), dict
-    )
+    key = "answers", kernel.release, config, kernel.symbols, *kernel.modules
+    answers: dict[tuple[str, str, str], Reason] = kernel.btf.remember(key, dict)
     for need in needs:
         asked = need.kind, need.subject, need.context
         found = answers.get(asked)
@@ -187,107 +200,3 @@ def _program(
 def _wanted(reason: Reason) -> Reason:
     """Return *reason* as it counts for the optional program itself."""
     return replace(reason, requirement=replace(reason.requirement, optional=False))
-
-
-def count_relocations(outcomes: Sequence[RelocationOutcome]) -> dict[str, int]:
-    """Return how many there are: ``absent`` were asked about and are not there, ``guarded`` are poisoned but dead."""
-    values = [o for o in outcomes if o.outcome == "value"]
-    poisoned = [o for o in outcomes if o.outcome == "poisoned"]
-    return {
-        "total": len(outcomes),
-        "resolved": sum(o.found for o in values),
-        "absent": sum(not o.found for o in values),
-        "poisoned": len(poisoned),
-        "guarded": sum(o.guarded for o in poisoned),
-        "ambiguous": sum(o.outcome == "ambiguous" for o in outcomes),
-        "failed": sum(o.outcome == "failed" for o in outcomes),
-    }
-
-
-def document(
-    checks: Iterable[ObjectCheck], *, relocations: bool = False, reference: Btf | None = None
-) -> dict[str, Any]:
-    """Return the body of ``corollout.check/1``; with *relocations*, each one of every program."""
-    return {"results": [result(check, relocations=relocations, reference=reference) for check in checks]}
-
-
-def result(check: ObjectCheck, *, relocations: bool = False, reference: Btf | None = None) -> dict[str, Any]:
-    """Return one row of :func:`document`."""
-    return {
-        "object": check.name,
-        "sha256": check.obj.sha256,
-        "kernel": {
-            "release": check.kernel.release,
-            "arch": check.kernel.arch,
-            "build_id": check.kernel.build_id,
-            "next_boot": check.kernel.next_boot,
-            "btf_sha256": check.kernel.sha256,
-        },
-        "verdict": check.verdict.value,
-        "evidence": check.evidence.value,
-        "reasons": _reasons(check.reasons),
-        "warnings": [_warning(check, drift) for drift in warnings(check, reference=reference)],
-        "programs": [_program_document(p, relocations=relocations) for p in check.programs],
-    }
-
-
-def _warning(check: ObjectCheck, drift: Drift) -> dict[str, Any]:
-    line = check.obj.line_at(drift.section, drift.insn, naming=drift.named)
-    return {
-        "code": drift.code,
-        "consequence": drift.consequence,
-        "what": drift.what,
-        "was": drift.was,
-        "now": drift.now,
-        "detail": drift.text(),
-        "function": drift.function,
-        "section": drift.section,
-        "insn": drift.insn,
-        "line": {"file": line.file, "line": line.line, "column": line.column, "text": line.text} if line else None,
-    }
-
-
-def _program_document(check: ProgramCheck, *, relocations: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "name": check.program.name,
-        "section": check.program.section,
-        "optional": check.optional,
-        "verdict": check.verdict.value,
-        "reasons": _reasons(check.reasons),
-        "lost": list(dict.fromkeys(o.local for o in check.lost)),
-        "relocations": count_relocations(check.relocations),
-    }
-    if relocations:
-        body["relocations"]["each"] = [_relocation(o) for o in check.relocations]
-    return body
-
-
-def _relocation(outcome: RelocationOutcome) -> Mapping[str, Any]:
-    return {
-        "function": outcome.program,
-        "section": outcome.section,
-        "insn": outcome.insn,
-        "kind": outcome.kind,
-        "local": outcome.local,
-        "outcome": outcome.outcome,
-        "value": outcome.value,
-        "guarded": outcome.guarded,
-        "guard": outcome.guard._asdict() if outcome.guard else None,
-        "detail": outcome.detail,
-    }
-
-
-def _reasons(reasons: Sequence[Reason]) -> list[dict[str, str]]:
-    """Return what is not simply met, the most serious first."""
-    serious = {Answer.NO: 0, Answer.BLOCKED: 1, Answer.UNKNOWN: 2}
-    shown = sorted((r for r in reasons if r.answer in serious), key=lambda r: serious[r.answer])
-    return [
-        {
-            "code": r.code,
-            "answer": r.answer.value,
-            "detail": r.detail,
-            "evidence": r.evidence.value,
-            "source": r.source,
-        }
-        for r in shown
-    ]

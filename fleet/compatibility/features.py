@@ -26,6 +26,7 @@ from fleet.compatibility.targets import (
     ask_family,
     ask_function,
     ask_kfunc,
+    ask_module,
     ask_signature,
     ask_struct_ops,
     ask_symbol,
@@ -81,9 +82,9 @@ FEATURES: dict[str, Feature] = {
     "tracepoint": Feature("tracepoint {subject}", "tracepoint", (ask_listed, ask_tracepoint_type, ask_syscall)),
     "raw_tracepoint": Feature("raw tracepoint {subject}", "raw-tracepoint", (ask_listed, ask_tracepoint_type)),
     "function": Feature(
-        "kernel function {subject}", "function", (ask_symbols, ask_function, ask_family, ask_signature)
+        "kernel function {subject}", "function", (ask_symbols, ask_function, ask_module, ask_family, ask_signature)
     ),
-    "kfunc": Feature("kernel function {subject} callable from BPF", "kfunc", (ask_kfunc,)),
+    "kfunc": Feature("kernel function {subject} callable from BPF", "kfunc", (ask_kfunc, ask_module)),
     "struct_ops": Feature("struct_ops {subject}", "struct-ops", (ask_struct_ops,)),
     "ksym": Feature("kernel symbol {subject}", "ksym", (ask_symbol,)),
     "kconfig": Feature("kernel option {subject}", "kconfig", (ask_kconfig_set,)),

@@ -76,6 +76,7 @@ class Known:
     external_btf: bool = False  # the variant brings that BTF along: core-btf
     off_host: bool = False  # asked about a kernel, not a machine: its BTF counts as visible
     symbols: Callable[[], Symbols | None] = lambda: None  # the kernel's own list of its functions, read when asked for
+    modules: Callable[[], Mapping[str, str]] = dict  # function → the module in whose BTF it is
 
 
 @dataclass(frozen=True, slots=True)

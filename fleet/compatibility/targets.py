@@ -28,6 +28,14 @@ def ask_function(need: Requirement, known: Known) -> Finding | None:
     return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the function", "btf:FUNC")
 
 
+def ask_module(need: Requirement, known: Known) -> Finding | None:
+    """A function by the BTF of the kernel's modules, where some are at hand; the module must be loaded to attach."""
+    module = known.modules().get(need.subject) if need.context not in _FAMILIES else None
+    if module is None:
+        return None
+    return Finding(Answer.YES, Evidence.DERIVED, f"the BTF of module {module} has it", f"btf:{module}")
+
+
 def ask_family(need: Requirement, known: Known) -> Finding | None:
     """An LSM hook or an iterator: functions that the kernel has for nothing else, all of them in its own BTF."""
     if known.btf is None or need.context not in _FAMILIES:

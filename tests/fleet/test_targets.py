@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from decide_cases import Types
 
+from btf.parse import parse_btf
+from fleet.compatibility.check import KernelBtf
 from fleet.compatibility.decide import answer
 from fleet.compatibility.sources import Known
 from fleet.compatibility.symbols import Symbols, parse_symbols
@@ -80,6 +83,20 @@ def test_where_no_hook_of_a_family_is_seen_none_is_said_to_be_absent() -> None:
     plain = known(functions=frozenset({"vfs_read"}))
     for name, way in (("bpf_lsm_file_open", "lsm"), ("bpf_iter_task", "iter")):
         assert answer(Requirement("function", name, context=way), plain).answer is Answer.UNKNOWN
+
+
+def test_functions_of_modules_whose_btf_is_at_hand() -> None:
+    base = parse_btf(Path("/sys/kernel/btf/vmlinux").read_bytes())
+    types = struct.pack("<III", 0, 13 << 24, 0) + struct.pack("<III", base.string_end, 12 << 24, len(base))
+    strings = b"my_function\0"  # FUNC_PROTO and FUNC of it, on top of the kernel's
+    head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    kernel = KernelBtf(base, "0" * 64, modules={"my_mod": parse_btf(head + types + strings, base=base)})
+    assert kernel.functions_of_modules() == {"my_function": "my_mod"}
+    with_module = replace(known(), modules=kernel.functions_of_modules)
+    for kind, way in (("function", "kprobe"), ("function", "fentry"), ("kfunc", "")):
+        reason = answer(Requirement(kind, "my_function", context=way), with_module)
+        assert reason.answer is Answer.YES and "module my_mod" in reason.detail and reason.source == "btf:my_mod"
+    assert answer(Requirement("function", "my_function", context="kprobe"), known()).answer is Answer.UNKNOWN
 
 
 @pytest.mark.parametrize(("name", "said"), [("bpf_kfunc_a", "yes"), ("not_one", "no"), ("in_a_module", "unknown")])

@@ -31,7 +31,8 @@ from btf.relocate import RelocationOutcome, relocate
 from btf.types import Btf
 from btf.unpack import unpack
 from fleet.cli import check_page
-from fleet.compatibility.check import KernelBtf, check_object, document
+from fleet.compatibility.check import KernelBtf, check_object
+from fleet.compatibility.check_document import document
 
 # Where it is, or which type, section or file: enough to find it in a dump.
 PLACE = re.compile(r"\b(byte|offset|type|section|symbol|function|sections|names|line) ?\(?(0x)?[\d.\w]")
