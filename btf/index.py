@@ -12,6 +12,8 @@ from btf.strings import BtfMalformed, Strings
 
 __all__ = ["BtfMalformed", "NameIndex", "essential_name", "locate"]
 
+_SCANS = 4  # so many names are looked for one by one; for more, a table of all is cheaper
+
 # X___Y with exactly three underscores between two other characters; the last such place ends the essential name.
 _FLAVOUR = re.compile(r"[^_]___[^_]")
 
@@ -75,7 +77,7 @@ def _unknown(kind: int, where: str) -> BtfMalformed:
 class NameIndex:
     """Type ids by name for the records of one BTF (its own, not its base's)."""
 
-    __slots__ = ("_exact", "_ids", "_layers", "_plain")
+    __slots__ = ("_exact", "_ids", "_layers", "_scans", "_texts")
 
     def __init__(self, words: array[int], offsets: Sequence[int], strings: Strings, *, first_id: int) -> None:
         """Ids count from *first_id*; names may also lie in the strings of the base."""
@@ -97,14 +99,14 @@ class NameIndex:
         self._layers = [strings]
         while (base := self._layers[-1].base) is not None:
             self._layers.append(base)
-        self._plain: dict[int, bool] = {}  # by a layer's first offset: do names there always start a string?
+        self._texts: dict[bytes, int] | None = None
+        self._scans = 0
 
     def exact(self, name: bytes) -> list[int]:
         """Return the ids of the types called *name*, ascending; remembered."""
         found = self._exact.get(name)
         if found is None:
-            offsets = (at for layer in self._layers for at in self._whole(layer, name))
-            found = self._exact[name] = sorted(self._at(offsets))
+            found = self._exact[name] = sorted(self._at(self._offsets(name)))
         return found
 
     def flavours(self, name: bytes) -> list[int]:
@@ -118,12 +120,22 @@ class NameIndex:
             if found is not None:
                 yield from found if isinstance(found, list) else (found,)
 
-    def _whole(self, layer: Strings, name: bytes) -> list[int]:
-        start = layer.start_of(name)
-        if start is not None:
-            if layer.first not in self._plain:
-                self._plain[layer.first] = layer.are_starts(self._ids)
-            if self._plain[layer.first]:
-                return [start]
+    def _offsets(self, name: bytes) -> list[int]:
+        """Return where *name* is among the strings, as far as types are called by it."""
+        if self._scans < _SCANS:
+            self._scans += 1
+        else:
+            if self._texts is None:
+                self._texts = self._all_texts()
+            if self._texts:
+                at = self._texts.get(name)
+                return [] if at is None else [at]
         # A name may also point into the middle of a longer string, so every occurrence counts.
-        return layer.every(name + b"\0")
+        return [at for layer in self._layers for at in layer.every(name + b"\0")]
+
+    def _all_texts(self) -> dict[bytes, int]:
+        """Return the offset of each name, or nothing when some name is at several."""
+        texts: dict[bytes, int] = {}
+        for layer in self._layers:
+            texts |= layer.texts([at for at in self._ids if layer.first <= at < layer.end])
+        return texts if len(texts) == len(self._ids) else {}
