@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,9 +190,12 @@ def _objects(names: tuple[str, ...], settings: Settings) -> Iterator[tuple[str, 
         path = Path(name)
         optional: tuple[str, ...] = ()
         if not path.is_file() and "/" not in name:
-            program = settings.catalogue().get(name)
+            programs = settings.catalogue()
+            program = programs.get(name)
             if program is None:
-                raise NothingToCheck(f"{name!r} is neither a file nor a program")
+                near = get_close_matches(name, programs, n=1)
+                hint = f", did you mean {near[0]!r}?" if near else ""
+                raise NothingToCheck(f"{name!r} is neither a file nor a program{hint}")
             path = program.build("core").files["object"]
             row = program.variant("core")
             optional = row.optional_programs if row else ()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 BUILT_IN_CATEGORIES = frozenset(
     {"sched", "irq", "timer", "signal", "task", "net", "tcp", "sock", "skb", "kmem", "power", "workqueue", "oom", "rcu"}
     | {"cgroup", "vmscan", "napi", "udp", "fib", "qdisc", "writeback", "raw_syscalls", "exceptions", "printk"}
+    | {"block", "filemap", "page_pool", "xdp"}
 )
 
 

@@ -177,7 +177,8 @@ def ask_tracepoint_type(need: Requirement, known: Known) -> Finding | None:
     for sign in (f"btf_trace_{name}", f"trace_event_raw_{name}"):  # the second also where the first is too new
         if known.btf.by_name(sign):
             return Finding(Answer.YES, Evidence.DERIVED, "the kernel's BTF has the event", f"btf:{sign}")
-    if category in BUILT_IN_CATEGORIES and known.btf.by_name("btf_trace_sched_switch"):
+    built_in = category in BUILT_IN_CATEGORIES or kconfig(known.facts, "MODULES") == "n"
+    if built_in and known.btf.by_name("btf_trace_sched_switch"):
         return Finding(Answer.NO, Evidence.DERIVED, "the kernel's BTF has no such event", f"btf:btf_trace_{name}")
     return None
 

@@ -144,12 +144,14 @@ def test_what_an_optional_program_lacks_degrades(objects) -> None:
     assert "warning: task_struct.no_such_field" in run(objects["optional"]).stdout
 
 
-def test_what_no_btf_can_tell_is_neither_yes_nor_no(objects) -> None:
-    code, (result,) = answer(objects["odd"])
+def test_what_no_btf_can_tell_is_neither_yes_nor_no(objects, tmp_path) -> None:
+    alone = tmp_path / "6.0.0-1.btf"  # the same types without what the running kernel says of itself
+    alone.symlink_to(VMLINUX)
+    code, (result,) = answer(objects["odd"], "--btf", alone)
     assert code == 6 and result["verdict"] == "unknown"
     odd = next(p for p in result["programs"] if p["name"] == "odd")
     assert [(r["answer"], r["code"]) for r in odd["reasons"]] == [("unknown", "raw-tracepoint-unknown")]
-    assert "this BTF cannot tell: raw tracepoint never_heard_of_it" in run(objects["odd"]).stdout
+    assert "this BTF cannot tell: raw tracepoint never_heard_of_it" in run(objects["odd"], "--btf", alone).stdout
 
 
 def test_every_relocation_on_demand(objects) -> None:
@@ -202,6 +204,11 @@ def test_bad_objects_are_one_clear_line(objects, tmp_path, make, code, exit_code
     done = _command("check", path)
     assert done.returncode == exit_code and done.stdout == ""
     assert done.stderr.startswith(f"{code}: ") and len(done.stderr.splitlines()) == 2
+
+
+def test_a_name_that_is_nearly_a_programs_is_told() -> None:
+    done = _command("check", "tcp-flwo")
+    assert done.returncode == 2 and "did you mean 'tcp-flow'?" in done.stderr
 
 
 @pytest.mark.parametrize("keep", [0, 20, 5000, 5_000_000])

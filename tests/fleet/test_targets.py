@@ -150,3 +150,19 @@ def test_a_syscalls_tracepoint_by_the_code_that_traces_it() -> None:
     traced, plain = (Known(btf=Types({}, frozenset(names), functions)) for names in (("syscall_tp_t",), ()))
     assert answer(need, traced).answer is Answer.YES and answer(need, plain).answer is Answer.UNKNOWN
     assert answer(Requirement("tracepoint", "syscalls:sys_enter_gone"), traced).answer is Answer.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "kconfig", "said"),
+    [
+        ("raw_tracepoint", "sched_switch", None, "yes"),
+        ("raw_tracepoint", "gone", None, "unknown"),  # a module may have it
+        ("raw_tracepoint", "gone", NO_MODULES, "no"),
+        ("tracepoint", "sched:gone", None, "no"),
+        ("tracepoint", "xfs:gone", None, "unknown"),
+        ("tracepoint", "xfs:gone", NO_MODULES, "no"),
+    ],
+)
+def test_tracepoints_by_their_typedef(kind, subject, kconfig, said) -> None:
+    here = replace(known(kconfig=kconfig), btf=Types({}, frozenset({"btf_trace_sched_switch"}), FUNCTIONS))
+    assert answer(Requirement(kind, subject), here).answer.value == said
