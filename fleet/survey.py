@@ -141,12 +141,12 @@ def decide(record: Record, archive: Archive, programs: Iterable[Program]) -> lis
         return None if sha256 is None else archive.btf(sha256)
 
     kernels = Kernels(btf_of)
-    quarantine = record.quarantined()
+    quarantine, learned = record.quarantined(), record.learned()
     decided = []
     for program in programs:
         builds = materials(program)
         for window in _windows(record):
-            choices = list(choose_all(window, program, builds, kernels, quarantine=quarantine))
+            choices = list(choose_all(window, program, builds, kernels, learned=learned, quarantine=quarantine))
             record.record_choices(choices)
             decided += choices
     return decided

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,17 +85,34 @@ def prove(
         proof.prove(subjects, kernels, profiles, parallel=parallel, on_guest=on_guest),
         key=lambda c: (subjects.index(c.subject), kernels.index(c.kernel), profiles.index(c.profile)),
     )
+    if settings.database.exists():
+        _keep(settings, cells)
     rows = [_row(cell) for cell in cells]
     if output == "json":
         emit_document("prove", {"cells": rows})
     else:
         columns = {n: n for n in ("build", "kernel", "profile", "predicted", "real", "agreement", "why")}
         emit("prove", rows, columns, output, wide={"release": "release", "ran": "runs", "kernel id": "kernel_id"})
+        _tell_refusals(cells)
     seen = {cell.agreement for cell in cells}
-    if seen & {Agreement.FALSE_FITS, Agreement.TOO_CAUTIOUS}:
+    if seen & {Agreement.FALSE_FITS, Agreement.REJECTED, Agreement.TOO_CAUTIOUS}:
         context.exit(EXIT_NO)
     if Agreement.UNANSWERED in seen:
         context.exit(EXIT_WAITS)
+
+
+def _keep(settings: Settings, cells: Sequence[Cell]) -> None:
+    """Keep what happened in the record, and a bundle of what contradicts its prediction."""
+    from fleet.compatibility.outcome import Agreement
+    from fleet.lab.bundle import keep
+    from fleet.lab.proof import proof_of
+
+    with settings.record() as record:
+        record.record_proofs([proof_of(cell) for cell in cells], actor=settings.actor)
+    for cell in cells:
+        if cell.agreement in (Agreement.FALSE_FITS, Agreement.REJECTED, Agreement.TOO_CAUTIOUS):
+            place = keep(cell, settings.home / "contradictions")
+            narrate(f"prove: {cell.subject.title} on {cell.kernel.name}: {cell.agreement}, kept in {place}")
 
 
 def _words(text: str) -> list[str]:
@@ -135,8 +153,24 @@ def _subjects(names: Sequence[str], variants: Sequence[str], settings: Settings)
     return subjects
 
 
+def _tell_refusals(cells: Sequence[Cell]) -> None:
+    """Say what the verifier complained of, once for each build and complaint, with the kernels that made it."""
+    from fleet.compatibility.verifier import explain
+
+    told: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for cell in cells:
+        if found := explain(cell.outcome.log):
+            place = f"{cell.kernel.name} {cell.profile.name}"
+            told.setdefault((cell.subject.title, tuple(found.lines())), []).append(place)
+    for (title, lines), places in told.items():
+        click.echo("\n".join(["", f"{title} on {', '.join(places)}", *lines]))
+
+
 def _row(cell: Cell) -> dict[str, Any]:
+    from fleet.compatibility.verifier import explain
+
     outcome = cell.outcome
+    found = explain(outcome.log)
     said = ": ".join(word for word in (outcome.stage, outcome.errno, outcome.message) if word)
     return {
         "build": cell.subject.title,
@@ -149,8 +183,9 @@ def _row(cell: Cell) -> dict[str, Any]:
         "predicted": cell.predicted.value,
         "real": outcome.real.value,
         "agreement": cell.agreement.value,
-        "why": printable(said or cell.because, 160),
+        "why": printable(found.complaint if found else said or cell.because, 160),
         "because": cell.because,
         "runs": " ".join(f"{name}×{count}" for name, count in (outcome.runs or {}).items()),
         "outcome": outcome.document(),
+        "explanation": asdict(found) if found else None,
     }

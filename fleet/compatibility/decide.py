@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fleet.compatibility.features import FEATURES, alternatives, noun
+from fleet.compatibility.outcome import boot_policy
 from fleet.compatibility.sources import Finding, Known
 from fleet.compatibility.unlock import unlock_for
 from fleet.compatibility.verdict import Assessment, Evidence, Reason, Requirement, Unlock, Verdict
-from inventory.facts import Answer
+from inventory.facts import Answer, Facts
 from probes.catalogue import Program
 
 
@@ -44,12 +45,25 @@ class Outcome(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What really happened to a build on a kernel build: proven in the lab or observed in the fleet."""
+    """What really happened to a build on a kernel build: proven in the lab or observed in the fleet.
+
+    ``policy`` is the boot policy it happened under (``outcome.boot_policy``); empty holds for every host of the build.
+    """
 
     build: str
     kernel_id: str
     evidence: Evidence
     detail: str = ""
+    policy: str = ""
+    refused: bool = False
+
+    def speaks_for(self, build: str, facts: Facts) -> bool:
+        """Whether this says something about *build* on a host with these facts."""
+        return (
+            bool(build)
+            and (self.build, self.kernel_id) == (build, facts.kernel_id)
+            and (not self.policy or self.policy == boot_policy(facts))
+        )
 
 
 _CAUTION = {Answer.NO: 0, Answer.BLOCKED: 1, Answer.YES: 2}  # among equal evidence the first wins
@@ -213,8 +227,9 @@ def assess(
     """
     row = program.variant(variant)
     optional = frozenset(row.optional_programs) if row else frozenset()
-    kernel_id = known.facts.kernel_id
-    past = next((e for e in learned if build and (e.build, e.kernel_id) == (build, kernel_id)), None)
+    past = next((e for e in learned if e.speaks_for(build, known.facts)), None)
+    refusal = past if past and past.refused else None
+    past = None if refusal else past
     needs = [replace(n, optional=True) if n.program in optional else n for n in requirements]
     if not known.off_host:
         declared = (Requirement("fact", name, "manifest") for name in (row.requires if row else ()))
@@ -224,6 +239,10 @@ def assess(
     wanted = any(n.kind == "btf" and n.subject == "kernel" for n in requirements)
     reasons += relocation_reasons(outcomes, wanted=wanted, learned=past, optional=optional)
     reasons = without_spares(reasons)
+    if refusal:
+        need = Requirement("load", variant, "corollout")
+        detail = f"this kernel build refused it: {refusal.detail}"
+        reasons.append(Reason(need, Answer.NO, refusal.evidence, "load-refused", detail, "record"))
     verdict, evidence, lost = conclude(reasons)
     lost = (*lost, *(row.gaps if row else ()))
     if verdict is Verdict.FITS and lost:

@@ -7,12 +7,13 @@ that may never occur is ``false-fits``: we said it fits, and the kernel refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from btf.fault import printable
-from fleet.compatibility.verdict import Verdict
+from fleet.compatibility.verdict import Evidence, Verdict
+from fleet.compatibility.verifier import explain
 from inventory.facts import Answer, Facts
 
 _LOG_TAIL = 8192
@@ -33,6 +34,7 @@ class Agreement(StrEnum):
 
     EQUAL = "equal"
     FALSE_FITS = "false-fits"  # predicted to run, refused
+    REJECTED = "rejected"  # it has all it needs, but the verifier does not accept its code: a finding about the build
     TOO_CAUTIOUS = "too-cautious"  # predicted not to run, ran
     OPEN = "open"  # nothing was claimed
     UNANSWERED = "unanswered"  # nothing happened that a prediction could be held against
@@ -58,6 +60,25 @@ class Outcome:
 
 
 SILENT = Outcome(Real.SILENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One build tried on one kernel build under one boot policy: what is kept of it. ``document`` is the outcome's."""
+
+    program: str
+    variant: str
+    build: str
+    runner: str  # digest of the runner, which is part of what was tried
+    kernel_id: str
+    release: str
+    policy: str
+    predicted: Verdict
+    real: Real
+    agreement: Agreement
+    evidence: Evidence = Evidence.PROVEN
+    detail: str = ""
+    document: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_outcome(task: Mapping[str, Any]) -> Outcome:
@@ -103,8 +124,9 @@ def _count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
 
 
-def agreement(predicted: Verdict, real: Real) -> Agreement:
+def agreement(predicted: Verdict, outcome: Outcome) -> Agreement:
     """Hold a prediction against what happened."""
+    real = outcome.real
     if real is Real.SILENT:
         return Agreement.UNANSWERED
     if predicted is Verdict.UNKNOWN:
@@ -112,7 +134,14 @@ def agreement(predicted: Verdict, real: Real) -> Agreement:
     promised = predicted in (Verdict.FITS, Verdict.DEGRADED)
     if promised is (real is not Real.REFUSED):
         return Agreement.EQUAL
-    return Agreement.FALSE_FITS if promised else Agreement.TOO_CAUTIOUS
+    if promised:
+        return Agreement.REJECTED if _is_rejection(outcome) else Agreement.FALSE_FITS
+    return Agreement.TOO_CAUTIOUS
+
+
+def _is_rejection(outcome: Outcome) -> bool:
+    found = explain(outcome.log) if outcome.stage == "load" else None
+    return found is not None and not found.absence
 
 
 # What permits or denies BPF on one boot of a kernel: hosts that differ here do not speak for each other.

@@ -7,6 +7,7 @@ A guest tries all its subjects one after the other. When it dies or is late, tho
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +26,16 @@ from btf.types import Btf
 from fleet.compatibility.choose import why
 from fleet.compatibility.decide import assess
 from fleet.compatibility.host_needs import host_needs
-from fleet.compatibility.outcome import SILENT, Agreement, Outcome, agreement, boot_policy, read_outcome
+from fleet.compatibility.outcome import SILENT, Agreement, Outcome, Proof, agreement, boot_policy, read_outcome
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.sources import CachedTypes, Known
 from fleet.compatibility.verdict import Assessment, Verdict
+from fleet.compatibility.verifier import explain
 from fleet.lab import initramfs, machine, modules
 from fleet.lab.kernels import Kernel, kernel_btf
 from fleet.lab.profiles import Profile
 from inventory.facts import Facts, FactsMalformed, parse_facts
-from probes.catalogue import Program
+from probes.catalogue import RUNNER, Program
 from probes.manifest import Manifest, Record, Variant
 
 # What the tc programs and the socket fallbacks of a host would have loaded by themselves.
@@ -117,6 +119,34 @@ def subject_of_object(name: str, data: bytes, variant: str) -> Subject:
     return Subject(name, variant, data, f"sha256:{parsed.sha256}", Program(Path(name).parent, bare), parsed)
 
 
+def proof_of(cell: Cell) -> Proof:
+    """Return what the record keeps of a cell."""
+    outcome = cell.outcome
+    found = explain(outcome.log)
+    words = (outcome.stage, outcome.errno, found.complaint if found else outcome.message)
+    said = ": ".join(word for word in words if word)
+    return Proof(
+        program=cell.subject.name,
+        variant=cell.subject.variant,
+        build=cell.subject.build,
+        runner=runner_digest(),
+        kernel_id=cell.kernel_id,
+        release=cell.kernel.release,
+        policy=cell.policy,
+        predicted=cell.predicted,
+        real=outcome.real,
+        agreement=cell.agreement,
+        detail=said or f"{outcome.real.value} in the lab on {cell.kernel.release}",
+        document=outcome.document(),
+    )
+
+
+@lru_cache(maxsize=1)
+def runner_digest() -> str:
+    """SHA-256 of the runner that tries builds."""
+    return hashlib.sha256(RUNNER.read_bytes()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class _Guest:
     kernel: Kernel
@@ -180,7 +210,7 @@ def _run(guest: _Guest) -> tuple[machine.Run, list[Cell]]:
         if outcome is SILENT and run.ended != "off":
             outcome = Outcome(SILENT.real, message=_last_words(run))
         assessment = predict(subject, facts, btf) if facts else None
-        agreed = agreement(assessment.verdict if assessment else Verdict.UNKNOWN, outcome.real)
+        agreed = agreement(assessment.verdict if assessment else Verdict.UNKNOWN, outcome)
         cells.append(Cell(subject, guest.kernel, guest.profile, agreed, outcome, assessment, facts))
     return run, cells
 

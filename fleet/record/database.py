@@ -25,17 +25,18 @@ from fleet.record.errors import (
     SchemaOlder,
     as_fault,
 )
+from fleet.record.proof_store import ProofStore
 from fleet.record.queries import HostQueries
 from fleet.record.rollout_queries import RolloutQueries
 from fleet.record.rollout_store import RolloutStore
 from fleet.record.window_queries import WindowQueries
 
 APPLICATION_ID = 0x43524F4C  # "CROL" in the file's header: how a record is told from any other SQLite file
-REVISIONS = ("0001",)  # in order; the last is the schema of this code
+REVISIONS = ("0001", "0002")  # in order; the last is the schema of this code
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class Record(RolloutStore, ControlStore, HostQueries, RolloutQueries, WindowQueries):
+class Record(RolloutStore, ControlStore, ProofStore, HostQueries, RolloutQueries, WindowQueries):
     """An open record: every read and write of the product."""
 
     def joined(self, session: Session) -> Record:

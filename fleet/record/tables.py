@@ -1,7 +1,7 @@
 """The record's tables: the truth about hosts, kernels, decisions and rollouts. Engines only drive.
 
 Times are seconds since the epoch, UTC, as float. Documents are JSON text under a schema id; no secrets.
-``audit`` is append-only: triggers refuse update and delete.
+``audit`` and ``proof`` are append-only: triggers refuse update and delete.
 """
 
 from __future__ import annotations
@@ -240,6 +240,30 @@ class AuditRow(Base):
 
 Index("audit_by_rollout", AuditRow.rollout_id, AuditRow.id)
 Index("audit_by_host", AuditRow.host, AuditRow.id)
+
+
+class ProofRow(Base):
+    """Append-only: one build tried on one kernel build under one boot policy, predicted and real."""
+
+    __tablename__ = "proof"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    at: Mapped[float] = mapped_column(Float)
+    program: Mapped[str] = mapped_column(Name)
+    variant: Mapped[str] = mapped_column(String(16))
+    build: Mapped[str] = mapped_column(Digest)
+    runner: Mapped[str] = mapped_column(Digest)  # SHA-256 of the runner that loaded it
+    kernel_id: Mapped[str] = mapped_column(String(128))  # not a reference: no host of the fleet need run it
+    release: Mapped[str] = mapped_column(Name)
+    policy: Mapped[str] = mapped_column(Text)  # fleet.compatibility.outcome.boot_policy
+    evidence: Mapped[str] = mapped_column(String(16))
+    predicted: Mapped[str] = mapped_column(String(16))
+    real: Mapped[str] = mapped_column(String(16))
+    agreement: Mapped[str] = mapped_column(String(16))
+    detail: Mapped[str] = mapped_column(Text)
+    document: Mapped[str] = mapped_column(Text)  # JSON of fleet.compatibility.outcome.Outcome
+
+
+Index("proof_by_kernel", ProofRow.kernel_id, ProofRow.build, ProofRow.id)
 
 
 class CounterRow(Base):

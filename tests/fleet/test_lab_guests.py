@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lab_kernels import CACHE
 
 from fleet.cli.prove import _kernel_names
-from fleet.compatibility.outcome import Agreement, Real, agreement, boot_policy, read_outcome
+from fleet.compatibility.outcome import Agreement, Outcome, Real, agreement, boot_policy, read_outcome
 from fleet.compatibility.verdict import Verdict
 from fleet.lab import machine
 from fleet.lab.guest import held_caps
@@ -89,7 +89,7 @@ def test_names_of_kernels_may_share_their_distribution(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verdict", Verdict)
 @pytest.mark.parametrize("real", Real)
 def test_every_pair_of_predicted_and_real_has_one_meaning(verdict: Verdict, real: Real) -> None:
-    said = agreement(verdict, real)
+    said = agreement(verdict, Outcome(real))
     promised = verdict in ("fits", "degraded")
     if real is Real.SILENT:
         assert said is Agreement.UNANSWERED

@@ -1,0 +1,144 @@
+"""Proofs in the record: kept for ever, keyed by what they hold for, and used by decisions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from decide_cases import BASE, facts, materials, program, types
+from proof_objects import compile_proof
+from sqlalchemy.exc import IntegrityError
+
+from fleet.compatibility.choose import Kernels, choose
+from fleet.compatibility.decide import Learned
+from fleet.compatibility.outcome import Agreement, Outcome, Proof, Real, boot_policy
+from fleet.compatibility.verdict import Evidence, Verdict
+from fleet.lab.bundle import keep
+from fleet.lab.kernels import Kernel
+from fleet.lab.profiles import PROFILES
+from fleet.lab.proof import Cell, predict, proof_of, subject_of_object
+from fleet.record import Record, database, open_record
+
+RAN = Proof(
+    "one",
+    "core",
+    "sha256:core",
+    "r1",
+    "aaaa1111/x86_64",
+    "6.1.0",
+    "lockdown=none",
+    Verdict.FITS,
+    Real.RAN,
+    Agreement.EQUAL,
+    detail="ran in the lab",
+)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    with open_record(tmp_path / "fleet.db", create=True) as opened:
+        yield opened
+
+
+def test_the_newest_of_one_key_counts_and_nothing_is_overwritten(record: Record) -> None:
+    refused = replace(RAN, real=Real.REFUSED, agreement=Agreement.FALSE_FITS, detail="no")
+    record.record_proofs([RAN])
+    record.record_proofs([refused])
+    assert [p.real for p in record.proofs()] == [Real.REFUSED]
+    assert [(e.refused, e.evidence) for e in record.learned()] == [(True, Evidence.PROVEN)]
+    with record.reading() as session:
+        assert session.connection().exec_driver_sql("SELECT count(*) FROM proof").scalar() == 2
+
+
+@pytest.mark.parametrize("field", ["build", "runner", "kernel_id", "policy"])
+def test_what_differs_in_its_key_stands_beside(record: Record, field: str) -> None:
+    record.record_proofs([RAN, replace(RAN, **{field: "other"})])
+    assert len(record.proofs()) == 2
+
+
+def test_a_record_of_the_first_schema_gains_proofs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(database, "REVISIONS", ("0001",))
+        with open_record(tmp_path / "old.db", create=True) as record:
+            record.audit("ann", "look")
+    with open_record(tmp_path / "old.db") as record:
+        record.record_proofs([RAN])
+        assert record.proofs() == [RAN]
+        assert [e.actor for e in record.events()] == ["ann"]
+
+
+def test_a_proof_comes_back_whole(record: Record) -> None:
+    proof = replace(RAN, document=Outcome(Real.RAN, runs={"p": 3}).document())
+    record.record_proofs([proof])
+    assert record.proofs(kernel_id=proof.kernel_id, build=proof.build) == [proof]
+    assert record.proofs(kernel_id="another") == []
+
+
+def test_silence_proves_nothing(record: Record) -> None:
+    assert record.record_proofs([replace(RAN, real=Real.SILENT), replace(RAN, kernel_id="")]) == 0
+    assert record.proofs() == []
+
+
+def test_a_contradiction_is_an_event(record: Record) -> None:
+    wrong = replace(RAN, real=Real.REFUSED, agreement=Agreement.FALSE_FITS, detail="load: EACCES")
+    assert record.record_proofs([RAN, wrong], actor="anna@desk") == 1
+    with record.reading() as session:
+        rows = session.connection().exec_driver_sql("SELECT verb, actor, detail FROM audit").all()
+    assert [(verb, actor) for verb, actor, _ in rows] == [("contradiction", "anna@desk")]
+    assert "predicted fits, refused: load: EACCES" in rows[0][2]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE proof SET real = 'ran'", "DELETE FROM proof"])
+def test_proofs_refuse_change_and_deletion(record: Record, statement: str) -> None:
+    record.record_proofs([RAN])
+    with pytest.raises(IntegrityError, match="append-only"), record.engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    assert len(record.proofs()) == 1
+
+
+def decided(learned: list[Learned]) -> tuple[str | None, Verdict, Evidence]:
+    case = {"changes": {"bpf.prog.tracepoint": {"answer": "unknown"}}, "btf": {}, "outcomes": []}
+    choice = choose(
+        "web-1",
+        program(),
+        facts(case["changes"]),
+        materials(case),
+        Kernels(lambda _id: types({})),
+        learned=learned,
+    )
+    first = next(a for a in choice.assessments if a.variant == "core")
+    return choice.variant, first.verdict, first.evidence
+
+
+def test_a_proof_speaks_for_hosts_of_its_boot_policy_only() -> None:
+    here = boot_policy(facts({"bpf.prog.tracepoint": {"answer": "unknown"}}))
+    kernel_id = facts().kernel_id
+    learned = Learned("sha256:core", kernel_id, Evidence.PROVEN, policy=here)
+    assert decided([learned])[:2] == ("core", Verdict.FITS)
+    assert decided([replace(learned, policy="lockdown=integrity")])[1] is Verdict.UNKNOWN
+    assert decided([])[1] is Verdict.UNKNOWN
+
+
+def test_what_a_kernel_refused_in_the_lab_is_refused_on_hosts() -> None:
+    refused = Learned("sha256:core", facts().kernel_id, Evidence.PROVEN, "load: EACCES: R0 !read_ok", refused=True)
+    variant, verdict, evidence = decided([refused])
+    assert (verdict, evidence) == (Verdict.REFUSED, Evidence.PROVEN)
+    assert variant != "core"
+
+
+def test_a_bundle_has_both_sides_and_is_never_overwritten(tmp_path: Path) -> None:
+    subject = subject_of_object("stray.bpf.o", compile_proof("stray", tmp_path).read_bytes(), "core")
+    host = facts(only=BASE["facts"])
+    kernel = Kernel("debian:6.1", tmp_path / "vmlinuz", "6.1.0", "x86_64", package="linux-image", sha256="ab")
+    outcome = Outcome(Real.REFUSED, "load", "EACCES", "p", "failed", "R0 invalid mem access 'map_value_or_null'")
+    cell = Cell(subject, kernel, PROFILES["plain"], Agreement.REJECTED, outcome, predict(subject, host, None), host)
+    first, second = keep(cell, tmp_path / "kept"), keep(cell, tmp_path / "kept")
+    assert first != second
+    assert (first / "object.bpf.o").read_bytes() == subject.data
+    told = json.loads((first / "contradiction.json").read_text())
+    assert (told["agreement"], told["real"]["errno"], told["kernel"]["sha256"]) == ("rejected", "EACCES", "ab")
+    assert "corollout prove object.bpf.o --kernel debian:6.1 --profile plain" in told["again"]
+    assert json.loads((first / "facts.json").read_text())["schema"] == "corollout.facts/1"
+    assert proof_of(cell).detail == "load: EACCES: R0 invalid mem access 'map_value_or_null'"
