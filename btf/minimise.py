@@ -51,7 +51,7 @@ def _spare(objects: Iterable[BpfObject], target: Btf) -> set[int]:
     """Return the candidates that answer whatever *objects* ask as one with a lower id does."""
     asked: dict[tuple[str, int], dict[str, Question]] = {}
     for obj in objects:
-        for _, row in obj.asked:
+        for row in obj.asked:
             if row.question:
                 asked.setdefault(row.root, {})[row.question.key] = row.question
     spare: set[int] = set()

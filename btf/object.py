@@ -169,8 +169,8 @@ class BpfObject:
     by_start: Mapping[tuple[str, int], BpfFunction] = field(repr=False, default_factory=dict)
 
     @cached_property
-    def asked(self) -> tuple[tuple[int, Asked], ...]:
-        """What its relocations ask of any kernel, by number in ``.BTF.ext``, in the order libbpf resolves them."""
+    def asked(self) -> tuple[Asked, ...]:
+        """What its relocations ask of any kernel, in the order of ``.BTF.ext``."""
         return asked(self)
 
     def remember(self, key: Hashable, work_out: Callable[[], _T]) -> _T:

@@ -65,20 +65,18 @@ class Asked:
     root: tuple[str, int] = ("", 0)  # essential name and kind of the candidates
     question: Question | None = None
     refused: Refused | None = None
+    optional: bool = False  # of a program that is loaded only when asked for
 
 
-def asked(obj: BpfObject) -> tuple[tuple[int, Asked], ...]:
-    """Return every relocation of *obj* with its number in ``.BTF.ext``, in the order in which libbpf resolves them."""
-    if obj.btf is None:
-        return ()
-    # libbpf passes over programs that are not loaded: optional ones come last and leave no trace on the others.
-    numbered = enumerate(_asked(obj, obj.btf, row) for row in obj.relocations)
-    return tuple(sorted(numbered, key=lambda pair: section_meaning(pair[1].row.section).optional))
+def asked(obj: BpfObject) -> tuple[Asked, ...]:
+    """Return every relocation of *obj* in the order of ``.BTF.ext``."""
+    return tuple(_asked(obj, obj.btf, row) for row in obj.relocations) if obj.btf else ()
 
 
 def _asked(obj: BpfObject, btf: Btf, row: CoreRelocation) -> Asked:
     function = obj.function_at(row.section, row.insn)
     known: dict[str, object] = {"row": row, "program": function.name if function else "", "kind": str(row.kind)}
+    known["optional"] = section_meaning(row.section).optional
     try:
         if function is None or row.insn % SIZE:
             raise Unrelocatable("EINVAL", "no function has this instruction")

@@ -74,11 +74,11 @@ def relocated(
     """As :func:`relocate`, and the changed instruction slots by (section, byte offset)."""
     outcomes: dict[int, RelocationOutcome] = {}
     patches: dict[tuple[str, int], tuple[Insn, ...]] = {}
-    search = _Search(target, modules or {})
-    for number, asked in obj.asked:
-        outcomes[number], slots = search.applied(
-            asked, search.answer(asked, asked.question) if asked.question else None
-        )
+    for number, asked, search in _in_turn(obj, target, modules or {}):
+        answer = search.answer(asked, asked.question) if asked.question else None
+        if number in outcomes:
+            continue
+        outcomes[number], slots = search.applied(asked, answer)
         if slots:
             patches[asked.row.section, asked.row.insn] = slots
     in_order = [outcomes[number] for number in range(len(outcomes))]
@@ -93,6 +93,18 @@ def relocated(
             for o in in_order
         ]
     return tuple(in_order), patches
+
+
+def _in_turn(obj: BpfObject, target: Btf, modules: Mapping[str, Btf]) -> Iterator[tuple[int, Asked, _Search]]:
+    """Yield number, relocation and search in the order in which libbpf resolves them.
+
+    Programs that are not loaded leave no trace on the others. So those of optional programs are left out, and all are
+    resolved once more with them; what is new then is what becomes of the optional ones when they are loaded, too.
+    """
+    rows = list(enumerate(obj.asked))
+    for turn in (False, True) if any(asked.optional for asked in obj.asked) else (False,):
+        search = _Search(target, modules)
+        yield from ((number, asked, search) for number, asked in rows if turn or not asked.optional)
 
 
 class _Search:
@@ -160,8 +172,7 @@ def _applied(asked: Asked, answer: Answer | None, theirs: Path | None) -> tuple[
 
 def matched_paths(obj: BpfObject, target: Btf) -> Iterator[tuple[RelocationKind, Path]]:
     """Yield what of *target* the relocations of *obj* are resolved by: every path of every candidate that has it."""
-    search = _Search(target, {})
-    for _, asked in obj.asked:
+    for _, asked, search in _in_turn(obj, target, {}):
         if asked.question is None or asked.refused:  # libbpf needs no kernel for it, or refuses it with whatever BTF
             continue
         targets, here = search.candidates(asked)

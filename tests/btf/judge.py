@@ -6,6 +6,7 @@ that those behind it are compared, too.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from libbpf_truth import Told, Truth, ask_libbpf_of
 
 from btf.elf import Elf
 from btf.elf_object import BpfObject, read_object
-from btf.extension import RelocationKind
-from btf.insn import ALU, ALU64, CLASS_MASK, SIZE, SOURCE_REGISTER
+from btf.extension import CoreRelocation, RelocationKind
+from btf.insn import ALU, ALU64, CLASS_MASK, LDX, SIZE, SOURCE_REGISTER, ST, STX
 from btf.relocate import RelocationOutcome, matched_paths, relocated
 from btf.sections import section_meaning
 from btf.types import Btf
@@ -48,17 +49,16 @@ REAL, TORTURE, INVENTED = Tally("real objects"), Tally("torture objects"), Tally
 def compare(objects: Mapping[str, Path], kernel: str, btf: Path, target: Btf, tally: Tally) -> list[str]:
     """Compare what both make of every relocation of *objects* against *btf*, which *target* is; return differences."""
     differences: list[str] = []
-    read = {name: read_object(path.read_bytes()) for name, path in objects.items()}
+    read = {name: _read(path.read_bytes()) for name, path in objects.items()}
     for everything in (False, True):
-        # Programs marked optional are passed over at first, as by default; then they are loaded with the others.
+        # Programs marked optional are passed over at first, as by default, then loaded with the others and compared.
         asked = {name: obj for name, obj in read.items() if not everything or _has_optional(obj)}
         paths = [objects[name] for name in asked]
         truths = ask_libbpf_of(paths, btf, everything=everything, code=True) if paths else []
         assert len(truths) == len(asked), (kernel, len(truths), list(asked)[len(truths) :])
         for (name, obj), truth in zip(asked.items(), truths, strict=True):
-            counted = everything or not _has_optional(obj)
             for place, ours, theirs, told in _pairs(objects[name], obj, truth, btf, target, everything=everything):
-                if counted and told:
+                if told:
                     tally.relocations += 1
                     tally.outcomes[told.outcome] = tally.outcomes.get(told.outcome, 0) + 1
                 if ours != theirs:
@@ -68,6 +68,11 @@ def compare(objects: Mapping[str, Path], kernel: str, btf: Path, target: Btf, ta
     tally.kernels.add(kernel)
     tally.differences += len(differences)
     return differences
+
+
+@functools.lru_cache(256)
+def _read(data: bytes) -> BpfObject:
+    return read_object(data)
 
 
 def _has_optional(obj: BpfObject) -> bool:
@@ -86,17 +91,22 @@ def _pairs(
             if everything or not section_meaning(row.section).optional
         ]  # fmt: skip
         for (_, ours), told in list(zip(rows, truth.relocations, strict=False))[done:]:
+            if everything and not section_meaning(ours.section).optional:
+                continue  # ours says what becomes of it when the optional ones are not loaded
             told.kind = told.kind or ours.kind  # not told when libbpf cannot make out what is named
             yield f"{ours.program} {ours.local}", _ours(obj, ours), _theirs(told), told
         refused = next((i for i, told in enumerate(truth.relocations) if told.outcome in ("ambiguous", "failed")), None)
         if refused is None:
             assert not truth.crashed, (path, truth.log[-1:])
             assert len(truth.relocations) == len(rows), (path, len(truth.relocations), len(rows), truth.log[-5:])
-            yield from _code(obj, rows, patches, truth)
-            if everything or not _has_optional(obj):
+            told_of = [row for _, row in rows if section_meaning(row.section).optional == everything]
+            yield from _code(obj, told_of, patches, truth)
+            if not _has_optional(obj):
                 yield _candidates(obj, target, truth)
             return
         done = refused + 1
+        if done == len(rows):
+            return
         data = without(data, rows[refused][0])
         parked = btf.parent / "parked.o"
         parked.write_bytes(data)
@@ -114,7 +124,7 @@ def _theirs(told: Told) -> tuple[object, ...]:
 
 
 def _code(obj: BpfObject, rows: list, patches: Mapping, truth: Truth) -> Iterator[tuple[str, object, object, None]]:
-    for _, row in rows:
+    for row in rows:
         function = obj.function_at(row.section, row.insn)
         theirs = truth.instructions.get(function.name)
         if theirs is None or row.section == ".text":  # a subprogram's code is told by libbpf's words alone
@@ -131,30 +141,30 @@ def _candidates(obj: BpfObject, target: Btf, truth: Truth) -> tuple[str, object,
 
 
 def without(data: bytes, number: int) -> bytes:
-    """Return the object with its CO-RE relocation *number* made harmless: another instruction asks for a local id.
-
-    Not its own: that one may be what is refused.
-    """
+    """Return the object with its CO-RE relocation *number* made harmless: another instruction asks for a local id."""
     obj = read_object(data)
     row = obj.relocations[number]
-    free = _free_instruction(obj, row.section)
+    free = _free_instruction(obj, row)
     at = _record(data, number)
     order = ">" if obj.big_endian else "<"
     access = _string_zero(data)
     return data[:at] + struct.pack(f"{order}4I", free, 1, access, RelocationKind.LOCAL_TYPE_ID) + data[at + 16 :]
 
 
-def _free_instruction(obj: BpfObject, section: str) -> int:
-    taken = {row.insn for row in obj.relocations if row.section == section}
-    for function in obj.functions:
-        if function.section != section:
-            continue
-        for index, insn in enumerate(function.instructions):
-            at = function.start + SIZE * index
-            plain = insn.code & CLASS_MASK in (ALU, ALU64) and not insn.code & SOURCE_REGISTER
-            if plain and at not in taken:
-                return at
-    raise LookupError(f"{section} has no instruction to park a relocation at")
+def _free_instruction(obj: BpfObject, row: CoreRelocation) -> int:
+    """Return an instruction that takes any value; the relocation's own at last, as it may be what is refused."""
+    taken = {other.insn for other in obj.relocations if other.section == row.section}
+    slots = {
+        function.start + SIZE * index: insn
+        for function in obj.functions if function.section == row.section
+        for index, insn in enumerate(function.instructions)
+    }  # fmt: skip
+    for at in (*(at for at in slots if at not in taken), row.insn):
+        insn = slots.get(at)
+        cls = insn.code & CLASS_MASK if insn else None
+        if insn and (cls in (LDX, ST, STX) or (cls in (ALU, ALU64) and not insn.code & SOURCE_REGISTER)):
+            return at
+    raise LookupError(f"{row.section} has no instruction to park a relocation at")
 
 
 def _record(data: bytes, number: int) -> int:

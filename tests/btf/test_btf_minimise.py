@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from btf_places import SAMPLES
 from libbpf_truth import ask_libbpf, write_btf
-from test_btf_relocate import CASES, HEAD, MATCHES, _as_type_matches
+from rules import HEAD, MATCHES, RULES, as_type_matches
 
 from btf.archive import read_btf_file
 from btf.elf_object import read_object
@@ -32,9 +32,9 @@ def _same(obj, target, small) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda name: name.replace(" ", "-"))
+@pytest.mark.parametrize("case", RULES, ids=lambda name: name.replace(" ", "-"))
 def test_outcomes_stay(compile_bpf, btf_bytes, case) -> None:
-    kernel, program, _ = CASES[case]
+    kernel, program, _ = RULES[case]
     slug = case.replace(" ", "_")
     target = parse_btf(btf_bytes(f"{slug}.kernel.c", text=f"typedef unsigned long long u64; {kernel}"))
     obj = read_object(compile_bpf(f"{slug}.bpf.c", text=HEAD + program).read_bytes())
@@ -46,7 +46,7 @@ def test_matches_stay(compile_bpf, btf_bytes, case) -> None:
     kernel, types, _ = MATCHES[case]
     target = parse_btf(btf_bytes(f"m_{case.replace(' ', '_')}.kernel.c", text=kernel))
     text = HEAD + types + "PROG(v = bpf_core_type_exists(struct t))"
-    obj = read_object(_as_type_matches(compile_bpf(f"m_{case.replace(' ', '_')}.bpf.c", text=text).read_bytes()))
+    obj = read_object(as_type_matches(compile_bpf(f"m_{case.replace(' ', '_')}.bpf.c", text=text).read_bytes()))
     small = parse_btf(minimise([obj], target))
     assert [r.value for r in relocate(obj, small)] == [r.value for r in relocate(obj, target)]
 

@@ -7,9 +7,10 @@ from random import Random
 
 import pytest
 from invent import invent
-from judge import INVENTED, REAL, compare
+from judge import INVENTED, REAL, TORTURE, compare
 from judged import KERNELS, own_objects, tools_objects
 from libbpf_truth import ask_libbpf_of, write_btf
+from rules import HEAD, MATCHES, RULES, as_type_matches
 
 from btf.elf_object import read_object
 from btf.minimise import minimise
@@ -21,6 +22,42 @@ def real_objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = tools_objects(tmp_path_factory.mktemp("tools")) | own_objects()
     assert len(found) > 50
     return found
+
+
+@pytest.fixture(scope="session")
+def torture(compile_bpf, tmp_path_factory) -> dict[str, Path]:
+    """Objects that hit the rules, each in its direction; two of them in every instruction set."""
+    found = {name: compile_bpf(f"{_slug(name)}.bpf.c", text=HEAD + RULES[name][1]) for name in RULES}
+    for name, (_, types, _) in MATCHES.items():
+        text = HEAD + types + "PROG(v = bpf_core_type_exists(struct t) + __builtin_preserve_type_info(*t, 1))"
+        found[name] = tmp_path_factory.mktemp("matches") / "matches.bpf.o"
+        found[name].write_bytes(as_type_matches(compile_bpf(f"matches_{_slug(name)}.bpf.c", text=text).read_bytes()))
+    for source in ("relocations.bpf.c", "tracing.bpf.c"):
+        found |= {f"{source} {cpu}": compile_bpf(source, cpu=cpu) for cpu in ("v1", "v2", "v3")}
+    return found
+
+
+def _slug(name: str) -> str:
+    return name.replace(" ", "_").replace("'", "")
+
+
+TINY = {name: row[0] for name, row in (RULES | MATCHES).items()}
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["little-endian", "big-endian"])
+@pytest.mark.parametrize("first", range(0, len(TINY), 10))
+def test_torture_objects_on_the_kernels_of_all_rules(torture, btf_bytes, tmp_path, first, big) -> None:
+    for name in list(TINY)[first : first + 10]:
+        text = f"typedef unsigned long long u64; {TINY[name]}"
+        data = btf_bytes(f"{_slug(name)}.kernel.c", text=text, big=big)
+        kernel = f"kernel of {name}{' (big-endian)' if big else ''}"
+        assert compare(torture, kernel, write_btf(tmp_path / "kernel.btf", data), parse_btf(data), TORTURE) == []
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda name: name.replace(" ", "-"))
+def test_torture_objects_on_real_kernels(torture, tmp_path, kernel) -> None:
+    data = KERNELS[kernel]()
+    assert compare(torture, kernel, write_btf(tmp_path / "kernel.btf", data), parse_btf(data), TORTURE) == []
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda name: name.replace(" ", "-"))

@@ -7,7 +7,7 @@ import re
 import pytest
 from libbpf_truth import ask_libbpf, write_btf
 from reach_cases import CASES, KERNEL, LOCAL
-from test_btf_relocate import HEAD
+from rules import HEAD
 
 from btf.elf_object import read_object
 from btf.flow import has_loop

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from btf_places import SAMPLES
 from libbpf_truth import ask_libbpf, write_btf
+from rules import HEAD, MATCHES, RULES, as_type_matches
 
 from btf.archive import read_btf_file
 from btf.elf_object import BpfObject, read_object
@@ -68,154 +69,10 @@ def test_on_the_running_kernel_as_libbpf_does(compile_bpf, vmlinux, source) -> N
     assert agree_with_libbpf(compile_bpf(source), None, vmlinux) > 5
 
 
-HEAD = """
-#include <linux/bpf.h>
-#include <linux/types.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
-typedef __u32 u32; typedef __u64 u64;
-char LICENSE[] SEC("license") = "GPL";
-u64 out[8] SEC(".data");
-#define CORE __attribute__((preserve_access_index))
-#define PROG(body) SEC("raw_tp/sched_switch") \\
-    int prog(u64 *ctx) { struct t *t = (void *)ctx[0]; int v = 0; body; return v; }
-#define READ(place) bpf_core_read(&v, sizeof(v), &t->place)
-"""
-
-# name: (kernel's types, object's types and program, outcome of each relocation in order)
-CASES = {
-    "flavours of the kernel that agree": (
-        "struct t { int a, b; } t; struct t___2 { int a, b; char c; } t2;",
-        "struct t { int b; } CORE; PROG(READ(b))",
-        ["value 4"],
-    ),
-    "flavours of the kernel that disagree": (
-        "struct t { int a, b; } t; struct t___2 { int b; } t2;",
-        "struct t { int b; } CORE; PROG(READ(b))",
-        ["ambiguous"],
-    ),
-    "sizes that disagree": (
-        "struct t { int b; } t; struct t___2 { char b; } t2;",
-        "struct t { int b; } CORE; PROG(v = bpf_core_field_size(t->b))",
-        ["ambiguous"],
-    ),
-    "a candidate that lacked one field is out for the next": (
-        "struct t { int a, b; } t; struct t___2 { int b; } t2;",
-        "struct t { int a, b; } CORE; PROG(READ(a); out[0] = v; READ(b))",
-        ["value 0", "value 4"],
-    ),
-    "but not before": (
-        "struct t { int a, b; } t; struct t___2 { int b; } t2;",
-        "struct t { int a, b; } CORE; PROG(READ(b); out[0] = v; READ(a))",
-        ["ambiguous", "value 0"],
-    ),
-    "an essential name ends at the last flavour": (
-        "struct t___x___y { int b; } t; struct t___x { int c, b; } t2;",
-        "struct t { int b; } CORE; PROG(READ(b))",
-        ["value 4"],
-    ),
-    "four underscores are no flavour": (
-        "struct t____x { int b; } t;",
-        "struct t { int b; } CORE; PROG(READ(b))",
-        ["poisoned"],
-    ),
-    "an offset past what a load can hold": (
-        "struct t { char a[40000]; int b; } t;",
-        "struct t { int b; } CORE; PROG(v = t->b)",
-        ["failed"],
-    ),
-    "the same offset as an addition": (
-        "struct t { char a[40000]; int b; } t;",
-        "struct t { int b; } CORE; PROG(READ(b))",
-        ["value 40000"],
-    ),
-    "a signed load of another size": (
-        "struct t { int a; short b; } t;",
-        "struct t { int b; } CORE; PROG(v = t->b)",
-        ["poisoned"],
-    ),
-    "an unsigned load of another size": (
-        "struct t { int a; unsigned short b; } t;",
-        "struct t { u32 b; } CORE; PROG(v = t->b)",
-        ["value 4"],
-    ),
-    "a bitfield that became a field": (
-        "struct t { int a; unsigned short b; } t;",
-        "struct t { u32 b : 3; } CORE; PROG(out[0] = BPF_CORE_READ_BITFIELD_PROBED(t, b))",
-        None,
-    ),
-    "a bitfield across two words": (
-        "struct t { int a; u64 : 27, b : 40; } t;",
-        "struct t { u64 b : 40; } CORE; PROG(out[0] = BPF_CORE_READ_BITFIELD_PROBED(t, b))",
-        None,
-    ),
-    "a packed bitfield no load covers": (
-        "struct __attribute__((packed)) t { unsigned a : 7; u64 b : 62; } t;",
-        "struct t { u64 b : 62; } CORE; PROG(out[0] = bpf_core_field_size(t->b))",
-        ["failed"],
-    ),
-    "an index past the kernel's array": (
-        "struct t { int b[2]; } t;",
-        "struct t { int b[8]; } CORE; PROG(READ(b[2]))",
-        ["poisoned"],
-    ),
-    "a flexible array in the kernel": (
-        "struct t { int a; int b[]; } t;",
-        "struct t { int b[8]; } CORE; PROG(READ(b[7]))",
-        ["value 32"],
-    ),
-    "an empty array that is not last": (
-        "struct t { int b[0]; int a; } t;",
-        "struct t { int b[8]; } CORE; PROG(READ(b[7]))",
-        ["poisoned"],
-    ),
-    "an array where there was a field": (
-        "struct t { int b[4]; } t;",
-        "struct t { int b; } CORE; PROG(READ(b))",
-        ["poisoned"],
-    ),
-    "a struct where there was a union": (
-        "struct t { int a; struct { int x, y; } b; } t;",
-        "union u { int y; } CORE; struct t { union u b; } CORE; PROG(READ(b.y))",
-        ["value 8"],
-    ),
-    "a typedef's candidates are typedefs": (
-        "typedef struct { int a, b; } t_t; struct t_t { int b; } s; t_t t;",
-        "typedef struct { int b; } CORE t_t; PROG(t_t *p = (void *)t; bpf_core_read(&v, 4, &p->b))",
-        ["value 4"],
-    ),
-    "an enum by another name": (
-        "enum other { X }; struct t { int a; enum other b; } t;",
-        "enum mine { Y }; struct t { enum mine b; } CORE; PROG(READ(b))",
-        ["poisoned"],
-    ),
-    "an anonymous enum": (
-        "struct t { int a; enum { X } b; } t;",
-        "enum mine { Y }; struct t { enum mine b; } CORE; PROG(READ(b))",
-        ["value 4"],
-    ),
-    "nested anonymous members": (
-        "struct t { int a; struct { union { struct { int c; int b; }; long d; }; }; } t;",
-        "struct t { int b; } CORE; PROG(READ(b))",
-        ["value 12"],
-    ),
-    "a negative enumerator": (
-        "enum e { A = -5 } e;",
-        "enum e { A = 1 }; PROG(out[0] = bpf_core_enum_value(enum e, A))",
-        [f"value {(1 << 64) - 5}"],
-    ),
-    "a forward declaration is no struct": (
-        "struct t; struct u { struct t *p; } u;",
-        "struct t { int x; } CORE; PROG(v = bpf_core_type_exists(struct t))",
-        ["value 0"],
-    ),
-}  # fmt: skip
-
-
 @pytest.mark.kernel
-@pytest.mark.parametrize("case", CASES, ids=lambda name: name.replace(" ", "-"))
+@pytest.mark.parametrize("case", RULES, ids=lambda name: name.replace(" ", "-"))
 def test_rule_as_libbpf_has_it(compile_bpf, btf_bytes, tmp_path, case) -> None:
-    kernel, program, expected = CASES[case]
+    kernel, program, expected = RULES[case]
     slug = case.replace(" ", "_")
     raw = btf_bytes(f"{slug}.kernel.c", text=f"typedef unsigned long long u64; {kernel}")
     obj = compile_bpf(f"{slug}.bpf.c", text=HEAD + program)
@@ -223,38 +80,6 @@ def test_rule_as_libbpf_has_it(compile_bpf, btf_bytes, tmp_path, case) -> None:
     if expected is not None:
         results = relocate(read_object(obj.read_bytes()), parse_btf(raw))
         assert [f"{r.outcome} {r.value}" if r.outcome == "value" else r.outcome for r in results] == expected
-
-
-# clang 14 cannot write this kind: an existence relocation is turned into it.
-MATCHES = {
-    "all members": ("struct t { int a; char *b; } t;", "struct t { char *b; };", 1),
-    "a member of another size": ("struct t { int a; } t;", "struct t { long a; };", 0),
-    "another sign": ("struct t { int a; } t;", "struct t { unsigned a; };", 0),
-    "a member missing": ("struct t { int a; } t;", "struct t { int a, b; };", 0),
-    "behind a pointer only names count": (
-        "struct x { int q; }; struct t { struct x *a; } t;", "struct x { long z; }; struct t { struct x *a; };", 1
-    ),
-    "a declaration for a struct behind a pointer": (
-        "struct x { int q; }; struct t { struct x *a; } t;", "struct x; struct t { struct x *a; };", 1
-    ),
-    "another name behind a pointer": (
-        "struct x { int q; }; struct t { struct x *a; } t;", "struct y; struct t { struct y *a; };", 0
-    ),
-    "enumerators by name": (
-        "enum e { A, B, C }; struct t { enum e a; } t;", "enum e { C___new, A }; struct t { enum e a; };", 1
-    ),
-    "an enumerator too many": (
-        "enum e { A }; struct t { enum e a; } t;", "enum e { A, B }; struct t { enum e a; };", 0
-    ),
-    "an array's length": ("struct t { int a[3]; } t;", "struct t { int a[2]; };", 0),
-    "a function's signature": (
-        "struct t { int (*f)(long, char *); } t;", "struct t { int (*f)(long, char *); };", 1
-    ),
-    "a function's other signature": (
-        "struct t { int (*f)(long, char *); } t;", "struct t { int (*f)(int, char *); };", 0
-    ),
-    "a union is no struct": ("union t { int a; } t;", "struct t { int a; };", 0),
-}  # fmt: skip
 
 
 @pytest.mark.kernel
@@ -268,23 +93,10 @@ def test_type_matches_as_libbpf_has_it(compile_bpf, btf_bytes, tmp_path, case) -
         text=HEAD + types + "PROG(v = bpf_core_type_exists(struct t) + __builtin_preserve_type_info(*t, 1))",
     ).read_bytes()
     path = tmp_path / "matches.o"
-    path.write_bytes(_as_type_matches(original))
+    path.write_bytes(as_type_matches(original))
     agree_with_libbpf(path, write_btf(tmp_path / "kernel.btf", raw), parse_btf(raw))
     results = relocate(read_object(path.read_bytes()), parse_btf(raw))
     assert {(r.kind, r.value) for r in results if r.kind == "type_matches"} == {("type_matches", expected)}
-
-
-def _as_type_matches(data: bytes) -> bytes:
-    obj = read_object(data)
-    changed = bytearray(data)
-    for row in obj.relocations:
-        if row.kind == 8:
-            needle = row.insn.to_bytes(4, "little") + row.type.to_bytes(4, "little")
-            at = data.find(needle)
-            while data[at + 12 : at + 16] != (8).to_bytes(4, "little"):
-                at = data.find(needle, at + 1)
-            changed[at + 12 : at + 16] = (12).to_bytes(4, "little")
-    return bytes(changed)
 
 
 def test_poison_in_dead_code_is_guarded(compile_bpf, btf_bytes) -> None:
