@@ -105,6 +105,7 @@ class _Reader:
             lines=extension.lines,
             relocations=extension.relocations,
             by_start=by_start,
+            section_names=tuple(s.name for s in self._sections if s.size),
         )
 
     def _data_sections(self) -> Iterator[DataSection]:

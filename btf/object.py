@@ -167,6 +167,7 @@ class BpfObject:
     lines: tuple[LineInfo, ...]
     relocations: tuple[CoreRelocation, ...]
     by_start: Mapping[tuple[str, int], BpfFunction] = field(repr=False, default_factory=dict)
+    section_names: tuple[str, ...] = ()  # of every section of the file that is not empty
 
     @cached_property
     def asked(self) -> tuple[Asked, ...]:

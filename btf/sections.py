@@ -17,6 +17,7 @@ class SectionRow(NamedTuple):
     attach_type: str = ""
     needs_kernel_btf: bool = False  # its target is found in the kernel's own BTF; external BTF does not help
     sleepable: bool = False
+    since: tuple[int, int] = (1, 0)  # the first libbpf that has the row, of those that match names exactly
 
 
 def _traced(name: str, attach_type: str, program_type: str = "tracing") -> tuple[SectionRow, ...]:
@@ -34,7 +35,7 @@ def _addressed(verb: str, attach: str) -> tuple[SectionRow, ...]:
 
 
 def _unix(verb: str) -> SectionRow:
-    return SectionRow(f"cgroup/{verb}_unix", "cgroup_sock_addr", f"cgroup_unix_{verb}")
+    return SectionRow(f"cgroup/{verb}_unix", "cgroup_sock_addr", f"cgroup_unix_{verb}", since=(1, 3))
 
 
 SECTIONS: tuple[SectionRow, ...] = (
@@ -49,23 +50,23 @@ SECTIONS: tuple[SectionRow, ...] = (
     SectionRow("uretprobe.s+", "kprobe", sleepable=True),
     SectionRow("kprobe.multi+", "kprobe", "trace_kprobe_multi"),
     SectionRow("kretprobe.multi+", "kprobe", "trace_kprobe_multi"),
-    SectionRow("kprobe.session+", "kprobe", "trace_kprobe_session"),
-    SectionRow("uprobe.multi+", "kprobe", "trace_uprobe_multi"),
-    SectionRow("uprobe.multi.s+", "kprobe", "trace_uprobe_multi", sleepable=True),
-    SectionRow("uretprobe.multi+", "kprobe", "trace_uprobe_multi"),
-    SectionRow("uretprobe.multi.s+", "kprobe", "trace_uprobe_multi", sleepable=True),
-    SectionRow("uprobe.session+", "kprobe", "trace_uprobe_session"),
-    SectionRow("uprobe.session.s+", "kprobe", "trace_uprobe_session", sleepable=True),
+    SectionRow("kprobe.session+", "kprobe", "trace_kprobe_session", since=(1, 5)),
+    SectionRow("uprobe.multi+", "kprobe", "trace_uprobe_multi", since=(1, 3)),
+    SectionRow("uprobe.multi.s+", "kprobe", "trace_uprobe_multi", sleepable=True, since=(1, 3)),
+    SectionRow("uretprobe.multi+", "kprobe", "trace_uprobe_multi", since=(1, 3)),
+    SectionRow("uretprobe.multi.s+", "kprobe", "trace_uprobe_multi", sleepable=True, since=(1, 3)),
+    SectionRow("uprobe.session+", "kprobe", "trace_uprobe_session", since=(1, 6)),
+    SectionRow("uprobe.session.s+", "kprobe", "trace_uprobe_session", sleepable=True, since=(1, 6)),
     SectionRow("ksyscall+", "kprobe"),
     SectionRow("kretsyscall+", "kprobe"),
     SectionRow("usdt+", "kprobe"),
-    SectionRow("usdt.s+", "kprobe", sleepable=True),
-    SectionRow("tc/ingress", "sched_cls", "tcx_ingress"),
-    SectionRow("tc/egress", "sched_cls", "tcx_egress"),
-    SectionRow("tcx/ingress", "sched_cls", "tcx_ingress"),
-    SectionRow("tcx/egress", "sched_cls", "tcx_egress"),
-    SectionRow("netkit/primary", "sched_cls", "netkit_primary"),
-    SectionRow("netkit/peer", "sched_cls", "netkit_peer"),
+    SectionRow("usdt.s+", "kprobe", sleepable=True, since=(1, 3)),
+    SectionRow("tc/ingress", "sched_cls", "tcx_ingress", since=(1, 3)),
+    SectionRow("tc/egress", "sched_cls", "tcx_egress", since=(1, 3)),
+    SectionRow("tcx/ingress", "sched_cls", "tcx_ingress", since=(1, 3)),
+    SectionRow("tcx/egress", "sched_cls", "tcx_egress", since=(1, 3)),
+    SectionRow("netkit/primary", "sched_cls", "netkit_primary", since=(1, 3)),
+    SectionRow("netkit/peer", "sched_cls", "netkit_peer", since=(1, 3)),
     SectionRow("tc", "sched_cls"),
     SectionRow("classifier", "sched_cls"),
     SectionRow("action", "sched_act"),
@@ -79,6 +80,7 @@ SECTIONS: tuple[SectionRow, ...] = (
     *_traced("fentry", "trace_fentry"),
     *_traced("fexit", "trace_fexit"),
     *_traced("fmod_ret", "modify_return"),
+    *(row._replace(since=(1, 7)) for row in _traced("fsession", "trace_fsession")),
     *_traced("iter", "trace_iter"),
     *_traced("lsm", "lsm_mac", "lsm"),
     SectionRow("lsm_cgroup+", "lsm", "lsm_cgroup", needs_kernel_btf=True),
@@ -98,7 +100,7 @@ SECTIONS: tuple[SectionRow, ...] = (
     SectionRow("sockops", "sock_ops", "cgroup_sock_ops"),
     SectionRow("sk_skb/stream_parser", "sk_skb", "sk_skb_stream_parser"),
     SectionRow("sk_skb/stream_verdict", "sk_skb", "sk_skb_stream_verdict"),
-    SectionRow("sk_skb/verdict", "sk_skb", "sk_skb_verdict"),
+    SectionRow("sk_skb/verdict", "sk_skb", "sk_skb_verdict", since=(1, 5)),
     SectionRow("sk_skb", "sk_skb"),
     SectionRow("sk_msg", "sk_msg", "sk_msg_verdict"),
     SectionRow("lirc_mode2", "lirc_mode2", "lirc_mode2"),
@@ -123,9 +125,9 @@ SECTIONS: tuple[SectionRow, ...] = (
     SectionRow("cgroup/setsockopt", "cgroup_sockopt", "cgroup_setsockopt"),
     SectionRow("cgroup/dev", "cgroup_device", "cgroup_device"),
     SectionRow("struct_ops+", "struct_ops", needs_kernel_btf=True),
-    SectionRow("struct_ops.s+", "struct_ops", needs_kernel_btf=True, sleepable=True),
+    SectionRow("struct_ops.s+", "struct_ops", needs_kernel_btf=True, sleepable=True, since=(1, 2)),
     SectionRow("sk_lookup", "sk_lookup", "sk_lookup"),
-    SectionRow("netfilter", "netfilter", "netfilter"),
+    SectionRow("netfilter", "netfilter", "netfilter", since=(1, 3)),
 )
 
 
@@ -140,6 +142,7 @@ class SectionMeaning:
     optional: bool  # ``?`` in front: loaded only when asked for
     needs_kernel_btf: bool
     sleepable: bool
+    since: tuple[int, int] = (1, 0)  # the first libbpf that knows it
 
 
 _EXACT = {row.name: row for row in SECTIONS if not row.name.endswith("+")}
@@ -160,5 +163,5 @@ def section_meaning(section: str) -> SectionMeaning:
         return SectionMeaning("", "unspec", "", "", optional, needs_kernel_btf=False, sleepable=False)
     kind = row.name.rstrip("+")
     return SectionMeaning(
-        kind, row.program_type, row.attach_type, target, optional, row.needs_kernel_btf, row.sleepable
+        kind, row.program_type, row.attach_type, target, optional, row.needs_kernel_btf, row.sleepable, row.since
     )
