@@ -177,8 +177,7 @@ class _Reader:
             home, value = symbol.section, symbol.value
             if home == SHN_UNDEF:
                 externs[symbol.name] = None
-                if insn.code == LD_IMM64:
-                    references.append(Reference(at, "", 0, symbol.name))
+                references.append(Reference(at, "", 0, symbol.name))
             elif home >= SHN_LORESERVE:
                 continue
             elif home >= len(self._sections):

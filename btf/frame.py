@@ -6,7 +6,7 @@ from btf.insn import ALU64, CLASS_MASK, LDX, SIZE, SOURCE_REGISTER, ST, STX, Ins
 from btf.object import BpfFunction, BpfObject, BpfProgram
 
 LIMIT = 512  # bytes, of all frames of a chain of calls together
-_ROUND = 32  # the verifier counts each frame in steps of so many bytes, and an empty one as one step
+STEPS = (16, 32)  # each frame counts in steps of so many bytes: of newer kernels where they compile to machine code
 _FRAME_POINTER = 10
 _ADD_IMMEDIATE, _MOVE = ALU64 | 0x00, ALU64 | 0xB0 | SOURCE_REGISTER
 
@@ -17,9 +17,7 @@ def frame_size(function: BpfFunction) -> int:
     addresses: set[int] = {_FRAME_POINTER}  # registers that were last set to the frame pointer
     for _, insn in heads(function.instructions):
         cls = insn.code & CLASS_MASK
-        if cls in (ST, STX) and insn.dst == _FRAME_POINTER:
-            lowest = min(lowest, insn.offset)
-        elif cls == LDX and insn.src == _FRAME_POINTER:
+        if (cls in (ST, STX) and insn.dst == _FRAME_POINTER) or (cls == LDX and insn.src == _FRAME_POINTER):
             lowest = min(lowest, insn.offset)
         elif insn.code == _ADD_IMMEDIATE and insn.dst in addresses:
             lowest = min(lowest, insn.imm)
@@ -34,11 +32,11 @@ def _writes(insn: Insn) -> bool:
     return insn.dst != _FRAME_POINTER and insn.code & CLASS_MASK not in (ST, STX) and insn.code & 0x07 not in (5, 6)
 
 
-def stack_depth(obj: BpfObject, program: BpfProgram) -> int:
+def stack_depth(obj: BpfObject, program: BpfProgram, step: int) -> int:
     """Return the deepest stack of *program* in bytes, over every chain of its calls, as the verifier counts it.
 
-    A function whose address is taken counts as called from there. A function that calls itself, which every verifier
-    refuses, counts once.
+    Each frame takes at least one *step*. A function whose address is taken counts as called from there; one that calls
+    itself, which every verifier refuses, counts once.
     """
     sizes = {(f.section, f.start): max(frame_size(f), 1) for f in program.functions}
     deepest: dict[tuple[str, int], int] = {}
@@ -46,7 +44,7 @@ def stack_depth(obj: BpfObject, program: BpfProgram) -> int:
     def depth(function: BpfFunction, above: frozenset[tuple[str, int]]) -> int:
         place = function.section, function.start
         if place not in deepest:
-            own = -(-sizes[place] // _ROUND) * _ROUND
+            own = -(-sizes[place] // step) * step
             below = [
                 depth(obj.by_start[call.callee], above | {place})
                 for call in function.calls

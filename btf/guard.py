@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from btf.memory import Given, Memory
@@ -30,10 +31,16 @@ class Reach:
     """What the verifier looks at of each program of an object once relocated; walks a program when it has to."""
 
     def __init__(self, obj: BpfObject, patches: Patches, target: Btf, given: Given | None = None) -> None:
-        self._obj, self._patches = obj, patches
-        self._memory = Memory(obj, target, given or Given())
-        self._nearby = Nearby(obj, patches, self._memory)
+        self._obj, self._patches, self._target, self._given = obj, patches, target, given or Given()
         self._walks: dict[tuple[str, int, bool], Walk] = {}
+
+    @cached_property
+    def _memory(self) -> Memory:
+        return Memory(self._obj, self._target, self._given)
+
+    @cached_property
+    def _nearby(self) -> Nearby:
+        return Nearby(self._obj, self._patches, self._memory)
 
     def _walk(self, program: BpfProgram, *, apart: bool) -> Walk:
         key = program.section, program.function.start, apart

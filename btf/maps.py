@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from btf.kinds import Array, Composite, Datasec, Enum, Kind, Ptr, Struct, Var
 from btf.types import Btf
-from btf.uapi import MAP_TYPES, name_of
+from btf.uapi import MAP_FLAGS, MAP_TYPES, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,20 @@ class BpfMap:
     pinned: bool = False  # the loader pins it by name
     inner: BpfMap | None = None  # what a map of maps holds
     legacy: bool = False  # defined in section ``maps``, which libbpf 1.0 and later refuse
+    numa_node: int = 0
+    extra: int = 0  # what ``map_extra`` means depends on the type
+    holds_programs: bool = False  # its definition lists the programs in it
+
+    @property
+    def flag_names(self) -> tuple[str, ...]:
+        """The kernel's names of its flags; a number for a bit no name is known of."""
+        return tuple(name_of(bit, MAP_FLAGS) for bit in range(32) if self.flags >> bit & 1)
 
 
 _LEGACY = struct.Struct("5I")  # type, key_size, value_size, max_entries, map_flags
 
 # Members whose number is the length of an array pointed to, as the macro __uint writes them.
-_NUMBERS = ("type", "key_size", "value_size", "max_entries", "map_flags", "pinning")
+_NUMBERS = ("type", "key_size", "value_size", "max_entries", "map_flags", "pinning", "numa_node", "map_extra")
 
 
 def btf_maps(btf: Btf) -> list[BpfMap]:
@@ -48,7 +56,7 @@ def btf_maps(btf: Btf) -> list[BpfMap]:
 
 def _defined(btf: Btf, name: str, definition: Composite, *, nested: bool = False) -> BpfMap:
     numbers = dict.fromkeys(_NUMBERS, 0)
-    inner = None
+    inner, holds_programs = None, False
     for member in definition.members:
         if member.name in numbers:
             numbers[member.name] = _number(btf, member.type)
@@ -58,6 +66,7 @@ def _defined(btf: Btf, name: str, definition: Composite, *, nested: bool = False
                 numbers[f"{member.name}_size"] = btf.size_of(pointer.type) or 0
         elif member.name == "values" and not nested:
             inner = _inner(btf, f"{name}.inner", member.type)
+            holds_programs = inner is None
     return BpfMap(
         name,
         name_of(numbers["type"], MAP_TYPES),
@@ -67,6 +76,9 @@ def _defined(btf: Btf, name: str, definition: Composite, *, nested: bool = False
         numbers["map_flags"],
         pinned=numbers["pinning"] == 1,
         inner=inner,
+        numa_node=numbers["numa_node"],
+        extra=numbers["map_extra"],
+        holds_programs=holds_programs,
     )
 
 

@@ -29,7 +29,7 @@ class Call(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """The 64-bit load at byte ``insn`` takes the address of byte ``offset`` of a section, or of a kernel symbol."""
+    """The instruction at byte ``insn`` names byte ``offset`` of a section, or a symbol of the kernel."""
 
     insn: int
     section: str  # empty for a symbol of the kernel
@@ -71,7 +71,7 @@ class BpfFunction:
     calls: tuple[Call, ...] = ()
     externs: tuple[str, ...] = ()  # kernel symbols that its instructions name
     maps: tuple[str, ...] = ()  # maps that its instructions name
-    references: tuple[Reference, ...] = ()  # addresses of data and kernel symbols that its instructions take
+    references: tuple[Reference, ...] = ()  # where its instructions name data, maps and kernel symbols
     is_global: bool = False  # looked at by the verifier by itself, knowing nothing of its callers
 
     @property

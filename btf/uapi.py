@@ -1,7 +1,7 @@
 """Numbers of the bpf() interface and their names, lower case and without prefix, as the kernel's enums have them.
 
 A name here says that the word exists, never that a kernel has it. Names come from ``include/uapi/linux/bpf.h`` as of
-Linux v6.18; a number past the end is shown as a number by :func:`name_of`.
+Linux v6.18, of attach types as of libbpf 1.8; a number past the end is shown as a number by :func:`name_of`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,15 @@ HELPERS: tuple[str, ...] = _words(
     ringbuf_discard_dynptr dynptr_read dynptr_write dynptr_data tcp_raw_gen_syncookie_ipv4
     tcp_raw_gen_syncookie_ipv6 tcp_raw_check_syncookie_ipv4 tcp_raw_check_syncookie_ipv6 ktime_get_tai_ns
     user_ringbuf_drain cgrp_storage_get cgrp_storage_delete
+    """
+)
+
+
+# Flags of BPF_MAP_CREATE by bit; those that only the loader sets (path_fd, vtype_btf_obj_fd, token_fd) among them.
+MAP_FLAGS: tuple[str, ...] = _words(
+    """
+    no_prealloc no_common_lru numa_node rdonly wronly stack_build_id zero_seed rdonly_prog wronly_prog clone mmapable
+    preserve_elems inner_map link path_fd vtype_btf_obj_fd token_fd segv_on_fault no_user_conv
     """
 )
 

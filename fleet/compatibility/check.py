@@ -10,14 +10,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 
 from btf.drift import MISSED_HOOK, Drift, drifts
+from btf.guard import Reach
 from btf.kinds import Kind
 from btf.lost import lost
 from btf.memory import Given
 from btf.object import BpfObject, BpfProgram
-from btf.relocate import RelocationOutcome, relocate
+from btf.relocate import RelocationOutcome, relocated
 from btf.types import Btf
 from fleet.compatibility.decide import answer, conclude, relocation_reasons, without_spares
-from fleet.compatibility.requirements import infer
+from fleet.compatibility.requirements import infer, used_at
 from fleet.compatibility.sources import Known
 from fleet.compatibility.symbols import Symbols
 from fleet.compatibility.verdict import Evidence, Reason, Requirement, Verdict
@@ -138,7 +139,8 @@ def check_object(
     needed: dict[str, list[Reason]] = {"": []}
     for reason in _answers(needs, known, kernel):
         needed.setdefault(reason.requirement.program, []).append(reason)
-    outcomes = relocate(obj, kernel.btf, kernel.given, modules=kernel.modules)
+    outcomes, patches = relocated(obj, kernel.btf, kernel.given, modules=kernel.modules)
+    _spare_dead_code(obj, needed, Reach(obj, patches, kernel.btf, kernel.given))
     by_function: dict[tuple[str, str], list[int]] = {}
     for number, outcome in enumerate(outcomes):
         by_function.setdefault((outcome.section, outcome.program), []).append(number)
@@ -176,6 +178,23 @@ def _answers(needs: Iterable[Requirement], known: Known, kernel: KernelBtf) -> I
             found = answers[asked] = answer(need, known)
         rest = found.answer, found.evidence, found.code, found.detail, found.source, found.errno, found.unlock
         yield Reason(need, *rest)
+
+
+_CALLED = frozenset({"helper", "kfunc", "ksym"})
+
+
+def _spare_dead_code(obj: BpfObject, needed: dict[str, list[Reason]], reach: Reach) -> None:
+    """Meet the needs for helpers and kernel symbols of which a program uses a missing one in dead code only."""
+    for program in obj.programs:
+        reasons = needed.get(program.name, [])
+        for number, reason in enumerate(reasons):
+            if reason.answer is Answer.YES or reason.requirement.kind not in _CALLED:
+                continue
+            places = used_at(program, reason.requirement)
+            if places and not reach.alive(program, places):
+                words = f"{reason.detail}; only code that is dead on this kernel uses it"
+                code = f"{reason.requirement.kind}-guarded"
+                reasons[number] = replace(reason, answer=Answer.YES, code=code, detail=words)
 
 
 def _program(

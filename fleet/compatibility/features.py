@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fleet.compatibility.host_needs import ask_kallsyms, ask_memlock
-from fleet.compatibility.signs import ATTACH_SIGNS, FEATURE_SIGNS
+from fleet.compatibility.signs import ATTACH_SIGNS, FEATURE_SIGNS, MAP_FLAG_SIGNS
 from fleet.compatibility.sources import (
     Source,
     ask_btf,
@@ -17,8 +17,10 @@ from fleet.compatibility.sources import (
     ask_kconfig_set,
     ask_large,
     ask_listed,
+    ask_loader,
     ask_signs,
     ask_small,
+    ask_stack,
     ask_syscall,
     ask_tracepoint_type,
 )
@@ -57,6 +59,7 @@ FEATURES: dict[str, Feature] = {
         "map-type",
         (ask_fact("bpf.map.{subject}"), ask_enum("bpf_map_type", "BPF_MAP_TYPE_{SUBJECT}")),
     ),
+    "map_flag": Feature("map flag {subject} of {context}", "map-flag", ask_signs(MAP_FLAG_SIGNS)),
     "helper": Feature(
         "helper {subject} in {context} programs",
         "helper",
@@ -79,6 +82,8 @@ FEATURES: dict[str, Feature] = {
         "instructions",
         (ask_small, *(ask_large(s) for s in (ask_fact("bpf.feature.large_insns"), *ask_signs(FEATURE_SIGNS)))),
     ),
+    "stack": Feature("{subject} bytes of stack", "stack", (ask_stack,)),
+    "loader": Feature("libbpf {subject} for {context}", "loader", (ask_loader,), per_kernel=False),
     "tracepoint": Feature("tracepoint {subject}", "tracepoint", (ask_listed, ask_tracepoint_type, ask_syscall)),
     "raw_tracepoint": Feature("raw tracepoint {subject}", "raw-tracepoint", (ask_listed, ask_tracepoint_type)),
     "function": Feature(

@@ -9,9 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from btf.flow import has_loop
+from btf.frame import LIMIT, STEPS, stack_depth
 from btf.index import essential_name
+from btf.insn import SIZE, heads
 from btf.kinds import Datasec, Kind, Var
+from btf.loader import LoaderNeed, loader_needs
+from btf.maps import BpfMap
 from btf.object import BpfObject, BpfProgram
+from btf.uapi import HELPERS, name_of
+from fleet.compatibility.signs import MAP_FLAG_SIGNS
 from fleet.compatibility.verdict import Requirement
 
 SMALL = 4096  # so many instructions every kernel takes
@@ -63,6 +69,19 @@ def _infer(obj: BpfObject) -> tuple[Requirement, ...]:
     return tuple(dict.fromkeys([*_whole(obj), *(need for p in obj.programs for need in _program(obj, p))]))
 
 
+def used_at(program: BpfProgram, need: Requirement) -> set[tuple[str, int]]:
+    """Return where *program* uses the helper or kernel symbol of *need*: (section, byte offset) of instructions."""
+    names = set(need.subject.split("|"))
+    if need.kind == "helper":
+        return {
+            (f.section, f.start + SIZE * index)
+            for f in program.functions
+            for index, insn in heads(f.instructions)
+            if insn.is_call and name_of(insn.imm, HELPERS) in names
+        }
+    return {(f.section, r.insn) for f in program.functions for r in f.references if not r.section and r.name in names}
+
+
 def _whole(obj: BpfObject) -> Iterator[Requirement]:
     if obj.isa != "v1":  # every kernel with eBPF has the first instruction set
         yield Requirement("isa", obj.isa)
@@ -73,9 +92,12 @@ def _whole(obj: BpfObject) -> Iterator[Requirement]:
     named = {name for p in obj.programs for f in p.functions for name in f.maps}
     for map_ in obj.maps:
         if map_.name not in named:  # the loader makes it whether a program names it or not
-            yield Requirement("map_type", map_.type, context=map_.name)
+            yield from (Requirement(kind, subject, context=map_.name) for kind, subject in _of_map(map_))
     for name in _struct_ops(obj):
         yield Requirement("struct_ops", name)
+    for loaded in loader_needs(obj):
+        if not loaded.program and _noteworthy(loaded):
+            yield Requirement("loader", _versions(loaded), context=loaded.what)
     for extern in obj.externs:
         if extern.origin == "kconfig" and not extern.name.startswith("LINUX_"):  # LINUX_*: libbpf's own values
             yield Requirement("kconfig", extern.name, optional=extern.weak)
@@ -113,13 +135,37 @@ def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
     named = {name for f in program.functions for name in f.maps}
     for map_ in obj.maps:
         if map_.name in named:
-            yield need("map_type", map_.type, context=map_.name)
+            yield from (need(kind, subject, context=map_.name) for kind, subject in _of_map(map_))
     if program.instruction_count > SMALL:
         yield need("instructions", str(program.instruction_count))
+    least, most = (stack_depth(obj, program, step) for step in STEPS)
+    if most > LIMIT:
+        yield need("stack", str(least), context=str(most))
+    for loaded in loader_needs(obj):
+        if loaded.program == program.name and _noteworthy(loaded):
+            yield need("loader", _versions(loaded), context=loaded.what)
     if program.subprograms:
         yield need("feature", "bpf2bpf")
     if any(has_loop(f.instructions) for f in program.functions):
         yield need("feature", "bounded_loops")
+
+
+def _of_map(map_: BpfMap) -> Iterator[tuple[str, str]]:
+    """Yield (kind, subject) of what a map needs, and the maps in it."""
+    yield "map_type", map_.type
+    yield from (("map_flag", flag) for flag in map_.flag_names if flag in MAP_FLAG_SIGNS)
+    if map_.inner:
+        yield from _of_map(map_.inner)
+
+
+def _noteworthy(need: LoaderNeed) -> bool:
+    """Whether not every libbpf from 1.0 on meets *need*."""
+    return need.since > (1, 0) or need.until is not None
+
+
+def _versions(need: LoaderNeed) -> str:
+    """Return the versions of libbpf that meet *need*: ``1.3``, or ``<1.0``."""
+    return f"<{need.until[0]}.{need.until[1]}" if need.until else f"{need.since[0]}.{need.since[1]}"
 
 
 def _hook(thing: str, target: str) -> tuple[str, str]:

@@ -75,6 +75,25 @@ FEATURE_SIGNS = {
     "map_batch": Sign(enum=("bpf_cmd", "BPF_MAP_LOOKUP_BATCH"), since=(5, 6)),
 }
 
+# Flags of maps that not every kernel of the last years has. Since Linux commits 96b3b6c9091d ("bpf: allow
+# zero-initializing hash map seed") (v5.0), 591fe9888d78 ("bpf: add program side {rd, wr}only support for maps") (v5.2),
+# 8f51dfc73bf1 ("bpf: support cloning sk storage on accept()") (v5.4), fc9702273e2e ("bpf: Add mmap() support for
+# BPF_MAP_TYPE_ARRAY") (v5.5), 792caccc4526 ("bpf: Introduce BPF_F_PRESERVE_ELEMS for perf event array") (v5.10).
+MAP_FLAG_SIGNS = {
+    "zero_seed": Sign(later=("bpf_func_id", "BPF_FUNC_spin_lock"), since=(5, 0)),
+    "rdonly_prog": Sign(enum=("bpf_cmd", "BPF_MAP_FREEZE"), since=(5, 2)),
+    "wronly_prog": Sign(enum=("bpf_cmd", "BPF_MAP_FREEZE"), since=(5, 2)),
+    "clone": Sign(later=("bpf_func_id", "BPF_FUNC_probe_read_kernel"), since=(5, 4)),
+    "mmapable": Sign(later=("bpf_func_id", "BPF_FUNC_probe_read_kernel"), since=(5, 5)),
+    "preserve_elems": Sign(later=("bpf_func_id", "BPF_FUNC_redirect_peer"), since=(5, 10)),
+    "inner_map": Sign(later=("bpf_func_id", "BPF_FUNC_redirect_peer"), since=(5, 10)),
+    "link": Sign(later=("bpf_prog_type", "BPF_PROG_TYPE_NETFILTER"), since=(6, 4)),
+    "segv_on_fault": Sign(later=("bpf_cmd", "BPF_TOKEN_CREATE"), since=(6, 9)),
+    "no_user_conv": Sign(later=("bpf_cmd", "BPF_TOKEN_CREATE"), since=(6, 9)),
+}
+
+RUNNER_LIBBPF = (1, 1)  # the libbpf that the runner is linked with, Debian 12's
+
 # Vendors that carry newer BPF under an older number: below `since` their version says nothing.
 BACKPORTERS = re.compile(r"\.el\d|\.amzn|uek|\.an\d|\.ky|\.bclinux|-default|\.oe\d|\.fc\d")
 

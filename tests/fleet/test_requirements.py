@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from btf.elf_object import read_object
+from btf.encode import encode_btf
+from btf.parse import parse_btf
 from fleet.compatibility.features import FEATURES
 from fleet.compatibility.requirements import infer
+from fleet.compatibility.signs import RUNNER_LIBBPF
+from fleet.compatibility.sources import Known, ask_loader, ask_stack
+from fleet.compatibility.verdict import Requirement
+from inventory.facts import Answer
 
 HEAD = """
 #include <linux/bpf.h>
@@ -130,6 +137,44 @@ CASES: dict[str, tuple[str, str, set[tuple[str, str, str]], set[str]]] = {
         {("kfunc", "bpf_cgroup_release", "p"), ("ksym", "some_table", "p"), ("raw_tracepoint", "cgroup_mkdir", "p")},
         set(),
     ),
+    "what the loader must know": (
+        'SEC("tcx/ingress") int p(struct __sk_buff *s) { return 0; } SEC("xdp") int q(void *c) { return 2; }',
+        "v2",
+        {("loader", "1.3", "p")},
+        {"stack"},
+    ),
+    "links of struct_ops": (
+        'struct ops { int (*init)(void *); }; SEC("struct_ops/init") int init(u64 *c) { return 0; }'
+        'SEC(".struct_ops.link") struct ops mine = { .init = (void *)init };',
+        "v2",
+        {("loader", "1.2", ""), ("program_type", "struct_ops", "init")},
+        set(),
+    ),
+    "maps of the old kind": (
+        'struct def { u32 type, key_size, value_size, max_entries, map_flags; };'
+        'struct def old SEC("maps") = { 2, 4, 4, 1, 1 << 10 };'
+        'SEC("xdp") int p(void *c) { u32 k = 0; return bpf_map_lookup_elem(&old, &k) ? 2 : 1; }',
+        "v2",
+        {("loader", "<1.0", ""), ("map_type", "array", "p"), ("map_flag", "mmapable", "p")},
+        set(),
+    ),
+    "flags of a map and of the map in it": (
+        'struct { __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS); __uint(max_entries, 2); __uint(key_size, 4);'
+        ' __array(values, struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1); __type(key, u32);'
+        ' __type(value, u64); __uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE); }); } outer SEC(".maps");'
+        'SEC("xdp") int p(void *c) { u32 k = 0; return bpf_map_lookup_elem(&outer, &k) ? 2 : 1; }',
+        "v2",
+        {("map_type", "array_of_maps", "p"), ("map_flag", "inner_map", "p"), ("map_flag", "mmapable", "p")},
+        {"loader"},
+    ),
+    "more stack than there is": (
+        'static __attribute__((noinline)) int sub(void *c)'
+        ' { char b[304]; bpf_skb_load_bytes(c, 0, b, 304); return b[3]; }'
+        'SEC("tc") int p(void *c) { char b[304]; bpf_skb_load_bytes(c, 0, b, 304); return sub(c) + b[9]; }',
+        "v2",
+        {("stack", "608", "p")},
+        set(),
+    ),
     "more instructions than old kernels take": (
         'SEC("xdp") int p(volatile u32 *c) { ' + "c[1] = c[0];" * 2100 + " return 2; }",
         "v2",
@@ -139,16 +184,17 @@ CASES: dict[str, tuple[str, str, set[tuple[str, str, str]], set[str]]] = {
 }  # fmt: skip
 
 
-def _infer(tmp_path: Path, text: str, cpu: str):
-    source, out = tmp_path / "x.bpf.c", tmp_path / "x.bpf.o"
-    source.write_text(HEAD + text)
+def compiled(directory: Path, text: str, cpu: str = "v2") -> bytes:
+    """Compile C and return the object."""
+    source, out = directory / "x.bpf.c", directory / "x.bpf.o"
+    source.write_text(text)
     command = ["clang", "-target", "bpf", f"-mcpu={cpu}", "-O2", "-g", "-I/usr/include/x86_64-linux-gnu"]
-    done = subprocess.run(
-        [*command, "-c", source, "-o", out],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return infer(read_object(out.read_bytes()))
+    subprocess.run([*command, "-c", str(source), "-o", str(out)], check=True, capture_output=True)
+    return out.read_bytes()
+
+
+def _infer(tmp_path: Path, text: str, cpu: str):
+    return infer(read_object(compiled(tmp_path, HEAD + text, cpu)))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda name: name.replace(" ", "-"))
@@ -179,3 +225,24 @@ def test_weak_symbols_are_optional(tmp_path) -> None:
 def test_helpers_carry_their_program_type(tmp_path) -> None:
     needs = _infer(tmp_path, CASES["tracepoint"][0], "v2")
     assert {n.context for n in needs if n.kind == "helper"} == {"tracepoint"}
+
+
+def test_the_runner_has_the_libbpf_it_is_taken_to_have() -> None:
+    runner = Path(__file__).parents[2] / "probes" / "runner" / "bpfrun"
+    said = json.loads(subprocess.run([runner, "version"], capture_output=True, text=True, check=True).stdout)
+    assert tuple(map(int, said["libbpf"].split(".")[:2])) == RUNNER_LIBBPF
+
+
+@pytest.mark.parametrize(("subject", "answer"), [("1.1", "yes"), ("1.3", "no"), ("<1.0", "no"), ("<2.0", "yes")])
+def test_the_loader_is_asked_by_version(subject, answer) -> None:
+    assert ask_loader(Requirement("loader", subject), Known()).answer == answer
+
+
+EMPTY = parse_btf(encode_btf([], big_endian=False))
+
+
+def test_a_stack_is_too_deep_or_may_be() -> None:
+    deep, edge = Requirement("stack", "544", context="544"), Requirement("stack", "512", context="544")
+    assert ask_stack(deep, Known()).answer is Answer.UNKNOWN
+    assert ask_stack(deep, Known(btf=EMPTY)).answer is Answer.NO
+    assert ask_stack(edge, Known()).answer is Answer.UNKNOWN
