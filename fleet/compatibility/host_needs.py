@@ -61,9 +61,9 @@ def ask_memlock(need: Requirement, known: Known) -> Finding | None:
     if charged is False:
         return Finding(Answer.YES, Evidence.DERIVED, "this kernel does not charge maps to RLIMIT_MEMLOCK", "btf:FUNC")
     limit = facts.value("memlock.hard", facts.value("memlock.soft"))
-    least = int(need.subject)
-    if not isinstance(limit, int):
+    if not isinstance(limit, int) or not need.subject.isdecimal():
         return Finding(Answer.UNKNOWN, Evidence.PROBED, "RLIMIT_MEMLOCK is not known", "memlock.hard")
+    least = int(need.subject)
     if limit < 0 or limit >= 4 * least + 64 * _PAGE:
         return Finding(Answer.YES, Evidence.PROBED, "RLIMIT_MEMLOCK is wide enough", "memlock.hard")
     if charged and limit < least:
