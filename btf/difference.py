@@ -1,7 +1,7 @@
 """What differs between the types of two kernels: structs, enums, typedefs and functions, by name, in words.
 
 Types are compared as C declares them, not by their numbers, which differ with every build. Anonymous members count as
-their parent's own. Several types of one name are compared as a set.
+their parent's own. Several types of one name are compared as a set. What a pointer to a function takes is not seen.
 """
 
 from __future__ import annotations
