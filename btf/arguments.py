@@ -26,11 +26,14 @@ _REGISTERS: tuple[tuple[str, ...], ...] = (
     ("di", "si", "dx", "cx", "r8", "r9"),
     ("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
 )
+# Where struct user_pt_regs has them in an array, on arm64 and s390: (its name, the first argument's place, how many).
+_REGISTER_ARRAYS: tuple[tuple[str, int, int], ...] = (("regs", 0, 8), ("gprs", 2, 5))
 _TRACEPOINT = frozenset({"tracepoint", "tp"})
 _BY_TRACEPOINT = frozenset({"raw_tracepoint", "raw_tp", "raw_tracepoint.w", "raw_tp.w", "tp_btf"})
 _BY_FUNCTION = frozenset({"fentry", "fentry.s", "fexit", "fexit.s", "fmod_ret", "fmod_ret.s"})
+_BY_LSM = frozenset({"lsm", "lsm.s", "lsm_cgroup"})
 _BY_REGISTERS = frozenset({"kprobe", "kprobe.session"})
-_HOOKED = _TRACEPOINT | _BY_TRACEPOINT | _BY_FUNCTION | _BY_REGISTERS
+_HOOKED = _TRACEPOINT | _BY_TRACEPOINT | _BY_FUNCTION | _BY_LSM | _BY_REGISTERS
 
 
 class Taken(NamedTuple):
@@ -86,7 +89,9 @@ def _arguments(program: BpfProgram, takes: Sequence[Taken], target: Btf, referen
         named = f"struct {taken.root} *" if taken.root else "there"
         words = reference.text(was) if reference and was is not None else named
         if number >= len(parameters):
-            if not (kind.startswith("fexit") and number == len(parameters)):  # what the function returned
+            if not (
+                kind.startswith(("fexit", "lsm", "fmod_ret")) and number == len(parameters)
+            ):  # what the function returned
                 yield Mismatch(ordinal, words, f"absent (it has {len(parameters)})", taken.insn, missing=True)
             continue
         now = parameters[number]
@@ -126,7 +131,7 @@ def _signature(btf: Btf, kind: str, aim: str) -> Sequence[int] | None:
             if isinstance(proto, FuncProto) and proto.parameters:
                 return [p for _, p in proto.parameters[1:]]  # the first is the tracer's own
     elif "+" not in name:
-        for id_ in btf.by_name(name, Kind.FUNC):
+        for id_ in btf.by_name(f"bpf_lsm_{name}" if kind in _BY_LSM else name, Kind.FUNC):
             function = btf[id_]
             proto = btf[function.type] if isinstance(function, Func) else function
             if isinstance(proto, FuncProto):
@@ -200,6 +205,13 @@ def _places(obj: BpfObject) -> dict[str | int, int]:
                 for number, name in enumerate(names):
                     found[members[name].bit_offset // 8] = number
                     found[f"pt_regs.{name}"] = number
+    for id_ in obj.btf.by_name("user_pt_regs", Kind.STRUCT) if obj.btf else ():
+        type_ = obj.btf[id_] if obj.btf else None
+        for member in type_.members if isinstance(type_, Composite) else ():
+            for name, first, count in _REGISTER_ARRAYS:
+                for number in range(count if member.name == name else 0):
+                    found[member.bit_offset // 8 + _WORD * (first + number)] = number
+                    found[f"user_pt_regs.{name}[{first + number}]"] = number
     return found
 
 

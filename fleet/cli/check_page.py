@@ -23,7 +23,7 @@ MARKS = {
     Verdict.UNKNOWN: "?",
 }
 _COLOURS = {"error": 31, "warning": 33, "note": 36, "✕": 31, "▲": 33, "■": 35, "?": 33, "●": 32, "caret": 32, "bold": 1}
-_NAMED = 6  # so many kernels are named where something holds for some of them; of more, the first and the number
+_NAMED = 4  # so many kernels are named where something holds for some of them; of more, the first and the number
 
 Paint = Callable[[str, str], str]  # (what it is, text) → text
 

@@ -27,7 +27,9 @@ _REMEDIES = {
     "enumval": "help: ask with bpf_core_enum_value_exists() first",
     "size": "help: read it with BPF_CORE_READ() into a type of the kernel's size, or through a flavour of the struct",
 }
+_LINE = 400  # characters of a line at most
 _NAMED = 6  # so many programs are named where several lack the same
+_NEAR = 3  # so many names like the one that is missing
 _KINDS = {"byte_off": "field", "enumval_value": "enumval"}
 
 
@@ -148,6 +150,13 @@ def _untold(check: ObjectCheck) -> Iterator[Diagnostic]:
     unknown = dict.fromkeys(noun(r.requirement) for r in every if r.answer is Answer.UNKNOWN)
     if unknown:
         yield Diagnostic("warning", check.name, f"this BTF cannot tell: {', '.join(unknown)}", "unknown")
+    missing = (r.requirement for r in every if r.answer in (Answer.NO, Answer.UNKNOWN))
+    names = dict.fromkeys(n.subject for n in missing if n.kind in ("function", "kfunc"))
+    for name in names:
+        holding = (f for f in check.kernel.btf.functions() if name in f and f != name)
+        near = sorted(holding, key=lambda f: (not f.startswith(name), len(f), f))[:_NEAR]
+        if near and len(name) > _NEAR:
+            yield Diagnostic("note", check.name, f"like {name} this kernel has: {', '.join(near)}", "near")
 
 
 def _line(obj: BpfObject, outcome: RelocationOutcome) -> LineInfo | None:
@@ -178,7 +187,7 @@ def _source(line: LineInfo | None) -> tuple[str, ...]:
 
 def printable_line(text: str) -> str:
     """Return *text* with its spaces kept and everything unprintable replaced; bounded."""
-    return "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text[:200])
+    return "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text[:_LINE])
 
 
 def one_line(diagnostic: Diagnostic) -> str:

@@ -185,6 +185,26 @@ def test_an_argument_in_a_register(drift, register, parameters, wrong) -> None:
         assert [(d.what, d.consequence) for d in found] == ([(wrong, STRAY_READ)] if wrong else [])
 
 
+@pytest.mark.parametrize(
+    ("array", "first"), [("unsigned long regs[31];", 0), ("long psw[2]; unsigned long gprs[16];", 2)]
+)
+def test_an_argument_in_an_array_of_registers(drift, array, first) -> None:
+    """As on arm64 and s390."""
+    name = array.split()[-1].partition("[")[0]
+    for core in ("", " CORE"):
+        struct = f"struct user_pt_regs {{ {array} }}{core};\n"
+        shape = function(BOTH) + f" struct user_pt_regs {{ {array} }} regs;"
+        for number, wrong in ((0, ["argument 1 of event"]), (1, [])):
+            text = struct + taking("kprobe/event", f"ctx->{name}[{first + number}]", "struct user_pt_regs")
+            assert [d.what for d in drift("", "", shape, program=text)] == wrong
+
+
+def test_an_lsm_hooks_argument(drift) -> None:
+    hook = function(BOTH).replace("int event", "int bpf_lsm_event")
+    assert [d.what for d in drift("", "", hook, program=taking("lsm/event", "ctx[0]"))] == ["argument 1 of event"]
+    assert drift("", "", hook, program=taking("lsm/event", "ctx[1]")) == ()
+
+
 def test_a_program_that_asks_for_the_version_may_choose_by_it(drift) -> None:
     either = "if (LINUX_KERNEL_VERSION <= 5) { sink = ctx[1]; return 1; } struct request"
     text = taking("tp_btf/event", "ctx[0]").replace("struct request", either, 2).replace(either, "struct request", 1)

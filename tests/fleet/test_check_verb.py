@@ -65,6 +65,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "fits": FITS + EITHER, "guarded": FITS + GUARDED,
         "poisoned": FITS + POISONED, "optional": FITS + OPTIONAL, "odd": FITS + UNTELLABLE,
         "drifted": DRIFTED,
+        "renamed": 'SEC("kprobe/vfs_rea") int renamed(void *c) { return 0; }\n',
         "probed": 'SEC("kprobe/vfs_read") int probed(void *c) { return 0; }\n',
     }  # fmt: skip
     made = {}
@@ -257,6 +258,11 @@ def test_copies_of_a_function_are_a_missed_hook(objects, tmp_path) -> None:
     assert code == 3 and "only as vfs_read.isra.0" in reason["detail"] and reason["source"] == "kallsyms"
     several = _command("check", objects["probed"], "--btf", SAMPLES, "--symbols", symbols)
     assert several.returncode == 2 and several.stderr.startswith("COR-CLI-021: a list of functions is of one kernel")
+
+
+def test_functions_like_the_one_that_is_not_there(objects) -> None:
+    page = run(objects["renamed"]).stdout
+    assert "note: like vfs_rea this kernel has: vfs_read" in page and "[near]" in page
 
 
 def test_the_kernel_it_was_made_for_may_be_given(objects) -> None:
