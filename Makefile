@@ -9,7 +9,7 @@ PROGRAM_DIRS := $(wildcard probes/programs/*/) $(wildcard tests/programs/*/)
 OBJECTS := $(foreach d,$(PROGRAM_DIRS),$(if $(wildcard $(d)core.bpf.c),$(d)core.bpf.o))
 RUNNER := probes/runner/bpfrun
 
-.PHONY: run test lint bench fuzz build setup clean
+.PHONY: run test lint bench fuzz proof build setup clean
 
 run: setup build
 	$(BIN)/python -m fleet.lab.tour
@@ -25,6 +25,10 @@ lint: setup
 
 bench: setup build
 	@for f in bench/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+
+# Everything on every kernel in every profile, about a quarter of an hour on two cores; writes docs/proof.md.
+proof: setup build
+	$(BIN)/python tools/proof.py docs/proof.md .cache/kernels
 
 # A million damaged inputs; FUZZ="--seconds 600 --target object" sets how many and of what. It goes on where it ended.
 FUZZ ?= --inputs 1000000

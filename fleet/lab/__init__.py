@@ -1,1 +1,1 @@
-"""Lab hosts: real differences on one machine, each a namespaced host with its own sshd. Decides nothing."""
+"""Lab hosts: real differences on one machine, namespaced hosts and emulated kernels. Decides nothing."""

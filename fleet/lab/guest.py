@@ -37,7 +37,7 @@ _V1 = ("cpu", "memory", "pids", "net_cls")
 _PR_CAPBSET_DROP, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 24, 8, 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _FACTS_S = 120.0
-_READY_S = 30.0
+_READY_S = 60.0
 _KEPT_LINES = 400
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -282,7 +282,7 @@ def hold(task: Document, common: list[str], before: Callable[[], None]) -> Docum
         exercise()
         time.sleep(0.3)
         child.ask("sample")
-        sample = child.wait_for(("sample",), 15)
+        sample = child.wait_for(("sample",), 30)
         child.ask("quit")
     status = child.end(20)
     records = [e for e in child.events if e.get("event") == "record"]
