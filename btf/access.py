@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from btf.compatible import Shape, Unrelocatable, fields_compatible, shape_of
+from btf.effort import spend
 from btf.index import essential_name
 from btf.kinds import Array, Composite, Enum
 from btf.types import Btf, declare
@@ -123,6 +124,7 @@ def match_enumerator(name: str, target: Btf, candidate: int) -> Path | None:
     """Return the path to the enumerator of *candidate* with the essential name *name*, or None."""
     type_ = target.resolve(candidate)
     if isinstance(type_, Enum):
+        spend(len(type_.values), candidate)
         for index, (theirs, _) in enumerate(type_.values):
             if essential_name(theirs) == name:
                 return Path(target, candidate, (Step(type_.id, index, theirs),), (index,))
@@ -177,6 +179,7 @@ class _Search:
         """Find the member called as *wanted* in *id_* and its anonymous members; return its type, or None."""
         target = self._target
         id_ = target.resolved(id_)
+        spend(1, id_)
         members = target.members(id_)
         if members is None or not (members.named or members.unnamed):
             return None

@@ -32,11 +32,14 @@ def architecture(btf: Btf) -> str | None:
 
 def _flat(btf: Btf, struct: Composite) -> list[Member]:
     found: list[Member] = []
+    seen: set[int] = set()
     waiting = [struct]
-    for _ in range(64):
-        if not waiting:
-            break
-        for member in waiting.pop().members:
+    while waiting and len(seen) < 64:
+        holder = waiting.pop()
+        if holder.id in seen:
+            continue
+        seen.add(holder.id)
+        for member in holder.members:
             inner = btf.resolve(member.type)
             if member.name:
                 found.append(member)

@@ -21,6 +21,8 @@ _BLOCK = 512
 _MAX_MEMBERS = 256
 _REGULAR = (b"0", b"\0")
 _TAR_MAGIC = b"ustar"
+MAX_FILE = 256 * 1024 * 1024  # bytes; a vmlinux without debug information has 30 to 100 MB
+_MAX_TAR = MAX_BTF + (1 << 20)
 
 
 class BtfUnreadable(Fault):
@@ -39,20 +41,20 @@ class WithoutBtf(Fault):
     remedy = "Bring BTF of exactly this build from elsewhere, or a build of it that has some."
 
 
-def read_btf_file(path: Path, *, limit: int = MAX_BTF) -> bytes:
+def read_btf_file(path: Path, *, limit: int = MAX_FILE) -> bytes:
     """Return the BTF in *path*: raw, the ``.BTF`` section of an ELF file, or a BTF archive's ``.btf.tar.xz``.
 
     Raise BtfUnreadable, also for more than *limit* bytes, packed or unpacked. What comes back is not parsed yet.
     """
     data = read_bounded(path, limit=limit)
     if data[:6] == b"\xfd7zXZ\0":
-        return _from_tar(path, data, limit)
+        return _from_tar(path, data, min(limit, _MAX_TAR))
     if data[:4] == b"\x7fELF":
         return _from_elf(path, data)
     return data
 
 
-def read_bounded(path: Path, *, limit: int = MAX_BTF) -> bytes:
+def read_bounded(path: Path, *, limit: int = MAX_FILE) -> bytes:
     """Return the bytes of *path*; raise BtfUnreadable for more than *limit* or for what cannot be read."""
     try:
         with path.open("rb") as file:

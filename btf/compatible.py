@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from btf.effort import spend
 from btf.index import essential_name
 from btf.kinds import Array, BtfType, Composite, Enum, FuncProto, Fwd, Int, Kind, Ptr, Struct, Union
 from btf.types import Btf
@@ -99,6 +100,7 @@ def types_compatible(local: Btf, local_id: int, target: Btf, target_id: int) -> 
 
 
 def _compatible(local: Btf, local_id: int, target: Btf, target_id: int, level: int) -> bool:
+    spend(1, target_id)
     for _ in range(_MAX_DEPTH):
         ours, theirs = local.resolve(local_id), target.resolve(target_id)
         if not kinds_compatible(ours, theirs):
@@ -133,6 +135,7 @@ def types_match(local: Btf, local_id: int, target: Btf, target_id: int) -> bool:
 
 
 def _matches(local: Btf, local_id: int, target: Btf, target_id: int, level: int, *, behind_pointer: bool) -> bool:
+    spend(1, target_id)
     if level <= 0:
         raise Unrelocatable("EINVAL", "types nest too deeply to match")
     for _ in range(_MAX_DEPTH):
@@ -180,6 +183,7 @@ def _same_name(local: str, target: str) -> bool:
 def _composites_match(local: Btf, ours: Composite, target: Btf, theirs: Composite, level: int) -> bool:
     if len(ours.members) > len(theirs.members):
         return False
+    spend(len(ours.members) * len(theirs.members) // 8, theirs.id)
     return all(
         any(
             _same_name(m.name, n.name) and _matches(local, m.type, target, n.type, level - 1, behind_pointer=False)
@@ -192,5 +196,6 @@ def _composites_match(local: Btf, ours: Composite, target: Btf, theirs: Composit
 def _enums_match(ours: Enum, theirs: Enum) -> bool:
     if ours.size != theirs.size or len(ours.values) > len(theirs.values):
         return False
+    spend(len(theirs.values), theirs.id)
     names = {essential_name(name) for name, _ in theirs.values}
     return all(essential_name(name) in names for name, _ in ours.values)

@@ -17,6 +17,7 @@ _MAGIC = 0xEB9F
 _HEADER = struct.Struct("HBBIIIII")  # magic, version, flags, hdr_len, func_info off/len, line_info off/len
 _CORE = struct.Struct("II")  # core_relo off/len, when the header is long enough
 _MAX_RECORD = 4096
+_MAX_ROWS = 1 << 20  # of one table; a kernel takes no more instructions of one program
 
 
 class RelocationKind(IntEnum):
@@ -113,13 +114,16 @@ def _rows(data: bytes, btf: Btf, start: int, length: int, words: int) -> Iterato
     if not 4 * words <= size <= _MAX_RECORD or size % 4:
         raise BtfMalformed(f".BTF.ext: record size {size} at byte {start} is not usable")
     row = struct.Struct(f"{order}{words}I")
-    at, end = start + 4, start + length
+    at, end, left = start + 4, start + length, _MAX_ROWS
     while at < end:
         if at + 8 > end:
             raise BtfMalformed(f".BTF.ext: the list at byte {at} is cut off")
         name, count = struct.unpack_from(f"{order}II", data, at)
         section = btf.string(name)
         at += 8
+        left -= count
+        if left < 0:
+            raise BtfMalformed(f".BTF.ext: the table at byte {start} has more than {_MAX_ROWS} records")
         if count == 0 or at + count * size > end:
             raise BtfMalformed(f".BTF.ext: {count} records at byte {at} do not fit")
         for _ in range(count):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from btf.codec import KIND_MASK, KIND_SHIFT, VLEN_MASK
 from btf.kinds import RECORDS, UNSETTLED, RecordSize
@@ -15,17 +16,13 @@ __all__ = ["BtfMalformed", "NameIndex", "essential_name", "locate"]
 _SCANS = 4  # so many names are looked for one by one; for more, a table of all is cheaper
 
 # X___Y with exactly three underscores between two other characters; the last such place ends the essential name.
-_FLAVOUR = re.compile(r"[^_]___[^_]")
+_ESSENTIAL = re.compile(r"(.*[^_])___[^_]", re.DOTALL)
 
 
 def essential_name(name: str) -> str:
     """Return *name* without its flavour: ``task_struct___old`` is a flavour of ``task_struct``."""
-    if "___" not in name:
-        return name
-    for start in range(len(name) - 5, -1, -1):
-        if _FLAVOUR.match(name, start):
-            return name[: start + 1]
-    return name
+    found = _ESSENTIAL.match(name) if "___" in name else None
+    return found[1] if found else name
 
 
 class _RecordWords(dict[int, int]):
@@ -77,8 +74,6 @@ def _unknown(kind: int, where: str) -> BtfMalformed:
 class NameIndex:
     """Type ids by name for the records of one BTF (its own, not its base's)."""
 
-    __slots__ = ("_exact", "_ids", "_layers", "_scans", "_texts")
-
     def __init__(self, words: array[int], offsets: Sequence[int], strings: Strings, *, first_id: int) -> None:
         """Ids count from *first_id*; names may also lie in the strings of the base."""
         ids: dict[int, int | list[int]] = {}
@@ -106,13 +101,21 @@ class NameIndex:
         """Return the ids of the types called *name*, ascending; remembered."""
         found = self._exact.get(name)
         if found is None:
-            found = self._exact[name] = sorted(self._at(self._offsets(name)))
+            offsets = self._offsets(name)
+            if offsets is None:
+                return self._told[0].get(name, [])
+            found = self._exact[name] = sorted(self._at(offsets))
         return found
 
     def flavours(self, name: bytes) -> list[int]:
         """Return ids whose name is *name* or starts with *name* and three underscores; the caller checks the rest."""
-        longer = self._at(at for layer in self._layers for at in layer.flavoured(name))
-        return sorted({*self.exact(name), *longer})
+        longer: list[int] = []
+        for layer in self._layers:
+            found = layer.flavoured(name)
+            if found is None:
+                return self._told[1].get(name, [])
+            longer += found
+        return sorted({*self.exact(name), *self._at(longer)})
 
     def _at(self, offsets: Iterable[int]) -> Iterator[int]:
         for offset in offsets:
@@ -120,22 +123,40 @@ class NameIndex:
             if found is not None:
                 yield from found if isinstance(found, list) else (found,)
 
-    def _offsets(self, name: bytes) -> list[int]:
-        """Return where *name* is among the strings, as far as types are called by it."""
+    @cached_property
+    def _told(self) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
+        """The ids by name and by essential name, told by every type: for strings that make a search too costly."""
+        exact: dict[bytes, list[int]] = {}
+        essential: dict[bytes, list[int]] = {}
+        for offset, ids in self._ids.items():
+            text = self._layers[0][offset]
+            for by_name, name in ((exact, text), (essential, essential_name(text))):
+                found = by_name.setdefault(name.encode("utf-8", "surrogateescape"), [])
+                found.extend(ids if isinstance(ids, list) else (ids,))
+        for found in (*exact.values(), *essential.values()):
+            found.sort()
+        return exact, essential
+
+    def _offsets(self, name: bytes) -> list[int] | None:
+        """Return where *name* is among the strings, as far as types are called by it; None: too costly to look for."""
         if self._scans < _SCANS:
             self._scans += 1
         else:
             if self._texts is None:
                 self._texts = self._all_texts()
-            if self._texts:
-                at = self._texts.get(name)
-                return [] if at is None else [at]
+            if not self._texts:
+                return None
+            at = self._texts.get(name)
+            return [] if at is None else [at]
         # A name may also point into the middle of a longer string, so every occurrence counts.
         return [at for layer in self._layers for at in layer.every(name + b"\0")]
 
     def _all_texts(self) -> dict[bytes, int]:
-        """Return the offset of each name, or nothing when some name is at several."""
+        """Return the offset of each name, or nothing when some name is at several or inside another."""
         texts: dict[bytes, int] = {}
         for layer in self._layers:
-            texts |= layer.texts([at for at in self._ids if layer.first <= at < layer.end])
+            own = [at for at in self._ids if layer.first <= at < layer.end]
+            if not layer.are_starts(own):
+                return {}
+            texts |= layer.texts(own)
         return texts if len(texts) == len(self._ids) else {}

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from btf.index import BtfMalformed
 from btf.kinds import Array, Composite, Datasec, Enum, Kind, Ptr, Struct, Var
 from btf.types import Btf
 from btf.uapi import MAP_FLAGS, MAP_TYPES, name_of
@@ -36,6 +37,7 @@ class BpfMap:
 
 _LEGACY = struct.Struct("5I")  # type, key_size, value_size, max_entries, map_flags
 
+_MAX_MEMBERS = 64  # of a definition; libbpf knows a dozen names and refuses others
 # Members whose number is the length of an array pointed to, as the macro __uint writes them.
 _NUMBERS = ("type", "key_size", "value_size", "max_entries", "map_flags", "pinning", "numa_node", "map_extra")
 
@@ -55,6 +57,8 @@ def btf_maps(btf: Btf) -> list[BpfMap]:
 
 
 def _defined(btf: Btf, name: str, definition: Composite, *, nested: bool = False) -> BpfMap:
+    if len(definition.members) > _MAX_MEMBERS:
+        raise BtfMalformed(f"map {name}: its definition, type {definition.id}, has {len(definition.members)} members")
     numbers = dict.fromkeys(_NUMBERS, 0)
     inner, holds_programs = None, False
     for member in definition.members:

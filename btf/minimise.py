@@ -14,6 +14,7 @@ from dataclasses import replace
 from btf.access import Path
 from btf.candidates import candidates
 from btf.compatible import Unrelocatable
+from btf.effort import bounded_effort
 from btf.encode import encode_btf
 from btf.extension import RelocationKind
 from btf.kinds import Array, BtfType, Composite, Const, Enum, FuncProto, Ptr, Reference, Unknown
@@ -31,13 +32,14 @@ def minimise(objects: Iterable[BpfObject], target: Btf) -> bytes:
     """
     kept = _Kept(target)
     objects = list(objects)
-    spare = _spare(objects, target)
-    for obj in objects:
-        for kind, path in matched_paths(obj, target):
-            if kind == RelocationKind.TARGET_TYPE_ID:
-                return encode_btf(_in_place(target), big_endian=target.big_endian)
-            if path.root not in spare:
-                kept.path(kind, path)
+    with bounded_effort(2 * len(objects)):
+        spare = _spare(objects, target)
+        for obj in objects:
+            for kind, path in matched_paths(obj, target):
+                if kind == RelocationKind.TARGET_TYPE_ID:
+                    return encode_btf(_in_place(target), big_endian=target.big_endian)
+                if path.root not in spare:
+                    kept.path(kind, path)
     return encode_btf(kept.types(), big_endian=target.big_endian)
 
 
@@ -108,12 +110,15 @@ class _Kept:
 
     def _keep(self, id_: int) -> int:
         """Keep the type below typedefs and qualifiers, without members; return its id."""
-        type_ = self._btf.resolve(id_)
-        self._members.setdefault(type_.id, set())
-        if isinstance(type_, Array):
-            self._keep(type_.type)
-            self._keep(type_.index_type)
-        return type_.id
+        first = self._btf.resolved(id_)
+        waiting = [first]
+        while waiting:
+            id_ = self._btf.resolved(waiting.pop())
+            type_ = self._btf[id_]
+            if isinstance(type_, Array) and id_ not in self._members:
+                waiting += [type_.type, type_.index_type]
+            self._members.setdefault(id_, set())
+        return first
 
     def _walk(self, path: Path) -> None:
         id_ = self._keep(path.root)

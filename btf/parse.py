@@ -16,7 +16,8 @@ from btf.types import Btf
 
 __all__ = ["MAX_BTF", "BtfMalformed", "parse_btf"]
 
-MAX_BTF = 256 * 1024 * 1024
+MAX_BTF = 64 * 1024 * 1024  # bytes; the largest of a kernel seen, never deduplicated, has 27
+MAX_TYPES = 0xFFFFF  # BTF_MAX_TYPE of include/uapi/linux/btf.h
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("HBBIIIII")  # magic, version, flags, hdr_len, type_off, type_len, str_off, str_len
 _HEADER_LAYOUT = 32  # with layout_off and layout_len behind; since Linux v7.1
@@ -55,6 +56,9 @@ def parse_btf(data: bytes, *, base: Btf | None = None, pointer_size: int | None 
         words.byteswap()
     layout = _layout(data, order, header)
     offsets = locate(words, header + type_off, layout)
+    if len(offsets) > MAX_TYPES:
+        where = header + type_off + 4 * offsets[MAX_TYPES]
+        raise BtfMalformed(f"more types than a kernel takes: number {MAX_TYPES + 1} at byte {where}")
     return Btf(
         words, offsets, strings, big_endian=order == ">", base=base, first_byte=header + type_off,
         pointer_size=pointer_size,

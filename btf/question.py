@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from btf.access import Path, Wanted, local_enumerator, local_field, match_enumerator, match_field, wanted
 from btf.compatible import Refused, Unrelocatable, types_compatible, types_match
 from btf.extension import CoreRelocation, RelocationKind
-from btf.index import essential_name
+from btf.index import BtfMalformed, essential_name
 from btf.insn import SIZE, Insn
 from btf.kinds import Kind
 from btf.sections import section_meaning
@@ -22,6 +22,7 @@ from btf.value import ENUMERATOR_KINDS, FIELD_KINDS, Value, value_of
 if TYPE_CHECKING:
     from btf.object import BpfObject
 
+_MAX_TEXT = 1 << 26  # of what all relocations of one object name; a hundred bytes each is usual
 # Types that exist wherever one of their name and kind does; others are compared in depth.
 _SHALLOW = frozenset({Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FWD})
 
@@ -69,8 +70,18 @@ class Asked:
 
 
 def asked(obj: BpfObject) -> tuple[Asked, ...]:
-    """Return every relocation of *obj* in the order of ``.BTF.ext``."""
-    return tuple(_asked(obj, obj.btf, row) for row in obj.relocations) if obj.btf else ()
+    """Return every relocation of *obj* in the order of ``.BTF.ext``; raise BtfMalformed when they name too much."""
+    if obj.btf is None:
+        return ()
+    found: list[Asked] = []
+    left = _MAX_TEXT
+    for row in obj.relocations:
+        found.append(_asked(obj, obj.btf, row))
+        left -= len(found[-1].local) + (len(question.key) if (question := found[-1].question) else 0)
+        if left < 0:
+            where = f"relocation {len(found) - 1}, of type {row.type}"
+            raise BtfMalformed(f"the names of {where}, and those before are too long")
+    return tuple(found)
 
 
 def _asked(obj: BpfObject, btf: Btf, row: CoreRelocation) -> Asked:

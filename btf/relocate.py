@@ -14,6 +14,7 @@ from typing import NamedTuple
 from btf.access import Path
 from btf.candidates import Answer, Candidates, candidates
 from btf.compatible import Refused, Unrelocatable
+from btf.effort import bounded_effort
 from btf.extension import RelocationKind
 from btf.guard import Guard, Reach, fates
 from btf.insn import Insn
@@ -74,13 +75,14 @@ def relocated(
     """As :func:`relocate`, and the changed instruction slots by (section, byte offset)."""
     outcomes: dict[int, RelocationOutcome] = {}
     patches: dict[tuple[str, int], tuple[Insn, ...]] = {}
-    for number, asked, search in _in_turn(obj, target, modules or {}):
-        answer = search.answer(asked, asked.question) if asked.question else None
-        if number in outcomes:
-            continue
-        outcomes[number], slots = search.applied(asked, answer)
-        if slots:
-            patches[asked.row.section, asked.row.insn] = slots
+    with bounded_effort():
+        for number, asked, search in _in_turn(obj, target, modules or {}):
+            answer = search.answer(asked, asked.question) if asked.question else None
+            if number in outcomes:
+                continue
+            outcomes[number], slots = search.applied(asked, answer)
+            if slots:
+                patches[asked.row.section, asked.row.insn] = slots
     in_order = [outcomes[number] for number in range(len(outcomes))]
     places = {(o.section, o.insn) for o in in_order if o.outcome == "poisoned"}
     if places:

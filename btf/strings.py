@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from btf.fault import EXIT_USAGE, Fault
 
+# Names may share their bytes (one may be the end of another), but not so that they add up to more than all strings
+# twice and this: no writer of BTF we know makes any.
+_MAX_SHARED, _ROOM = 2, 1 << 16
 _MAX_MARKS = 4096  # a kernel has some dozens of names with three underscores
 
 
@@ -21,7 +24,7 @@ class BtfMalformed(Fault):
 class Strings(dict[int, str]):
     """Text by offset: ``strings[offset]`` decodes it once, or raises BtfMalformed. Not UTF-8 becomes surrogates."""
 
-    __slots__ = ("_data", "_marks", "base", "end", "first")
+    __slots__ = ("_data", "_left", "_marks", "base", "end", "first")
 
     def __init__(self, data: bytes, base: Strings | None = None) -> None:
         super().__init__({0: ""})
@@ -29,6 +32,7 @@ class Strings(dict[int, str]):
         self.first: int = base.end if base is not None else 0
         self.end: int = self.first + len(data)
         self._data = data
+        self._left = _MAX_SHARED * len(data) + _ROOM
         self._marks: list[int] | None = None
 
     def __missing__(self, offset: int) -> str:
@@ -38,6 +42,9 @@ class Strings(dict[int, str]):
         end = self._data.find(b"\0", start)
         if start < 0 or end < 0:
             raise BtfMalformed(f"there is no string at offset {offset}: the strings end at {self.end}")
+        self._left -= end - start
+        if self._left < 0:
+            raise BtfMalformed(f"the strings up to offset {offset} share their bytes too often")
         text = self[offset] = self._data[start:end].decode("utf-8", "surrogateescape")
         return text
 
@@ -62,11 +69,11 @@ class Strings(dict[int, str]):
             return {data[at - first : find(b"\0", at - first)]: at for at in offsets}
         return {data[at : find(b"\0", at)]: at for at in offsets}  # a kernel has 70,000 of them: no step too many
 
-    def flavoured(self, name: bytes) -> list[int]:
-        """Return every offset where *name* and three underscores are."""
+    def flavoured(self, name: bytes) -> list[int] | None:
+        """Return every offset where *name* and three underscores are, None when underscores are everywhere."""
         if self._marks is None:
             self._marks = self.every(b"___")
         if len(self._marks) > _MAX_MARKS:
-            return self.every(name + b"___")
+            return None
         starts = (at - self.first - len(name) for at in self._marks)
         return [self.first + at for at in starts if at >= 0 and self._data.startswith(name, at)]

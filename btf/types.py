@@ -27,6 +27,7 @@ from btf.kinds import (
 from btf.strings import Strings
 
 _MAX_DEPTH = 32  # how far references are followed, as libbpf does; a longer chain is a cycle or an attack
+_MAX_CHAIN = 1024  # libbpf follows typedefs and qualifiers without end; a kernel refuses more than 32
 _VOID = Void(0, "void")
 _LONGS = ("long", "long int", "int long", "unsigned long", "long unsigned", "unsigned long int", "unsigned int long",
           "long unsigned int", "long int unsigned", "int unsigned long", "int long unsigned")  # fmt: skip
@@ -206,7 +207,12 @@ class Btf(Sequence[BtfType]):
         if name not in self._flavours:
             inherited = self.base.flavours(name) if self.base else []
             own = self._names().flavours(_bytes(name)) if name else []
-            self._flavours[name] = inherited + [id_ for id_ in own if essential_name(self[id_].name) == name]
+            # By text, which many types may share: each is compared once.
+            same: dict[str, bool] = {}
+            for text in map(self.name_of, own):
+                if text not in same:
+                    same[text] = essential_name(text) == name
+            self._flavours[name] = inherited + [id_ for id_ in own if same[self.name_of(id_)]]
         return list(self._flavours[name])
 
     def _names(self) -> NameIndex:
@@ -243,8 +249,8 @@ class Btf(Sequence[BtfType]):
         count = 0
         while (kind := self.kind_of(id_)) in _QUALIFIERS:
             count += 1
-            if count > len(self):
-                raise BtfMalformed(f"type {id_} refers to itself")
+            if count > _MAX_CHAIN:
+                raise BtfMalformed(f"type {id_} refers to itself, or lies below {_MAX_CHAIN} typedefs and qualifiers")
             id_ = self._third(id_, kind)
         return id_
 
