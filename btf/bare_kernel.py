@@ -17,6 +17,7 @@ from btf.types import Btf
 from btf.unpack import MAX_UNPACKED, PackedMalformed, UnpacksTooLarge, packing_of, unpack
 
 _MAX_TRIES = 64  # places of a bare image that look packed
+_MAX_BANNERS = 4096  # places that start like one; a kernel has a handful
 _MAX_CONFIG = 4 << 20
 _BTF_HEADER = struct.Struct("HBBIIIII")
 # Packed streams inside a bare image, as s390x has them: only starts too long to be chance.
@@ -26,7 +27,7 @@ _STREAM = re.compile(
     re.DOTALL,
 )
 # init/version.c: "Linux version RELEASE (BY) (COMPILER) VERSION\n", where `uname -v` is VERSION.
-BANNER = re.compile(rb"Linux version (\d[!-~]{0,127}) \([^\n\0]{0,1000}?\) (#\d[^\n\0]{0,127})")
+_BANNER = re.compile(rb"Linux version (\d[!-~]{0,127}) \([^\n\0]{0,1000}?\) (#\d[^\n\0]{0,127})")
 # A GNU build-id note of 16, 20 or 32 bytes in either byte order, as ld writes it.
 _BUILD_ID = re.compile(rb"\x04\0{3}([\x10\x14\x20])\0{3}\x03\0{3}GNU\0|\0{3}\x04\0{3}([\x10\x14\x20])\0{3}\x03GNU\0")
 
@@ -44,16 +45,28 @@ def packed_inside(data: Buffer) -> tuple[str, bytearray] | None:
             left -= MAX_UNPACKED // _MAX_TRIES
             continue
         left -= len(made)
-        if BANNER.search(made):
+        if next(banners(made), None):
             return packing_of(stream) or "", made
     return None
+
+
+def banners(data: Buffer, end: int | None = None) -> Iterator[re.Match[bytes]]:
+    """Yield the kernel's own lines about itself before byte *end*: release and version are groups 1 and 2."""
+    end = len(data) if end is None else end
+    at = data.find(b"Linux version ", 0, end)
+    for _ in range(_MAX_BANNERS):
+        if at < 0:
+            return
+        if found := _BANNER.match(data, at, end):
+            yield found
+        at = data.find(b"Linux version ", at + 1, end)
 
 
 def names_in(data: Buffer, banner: str, end: int | None = None) -> tuple[str | None, str | None]:
     """Return (``uname -r``, ``uname -v``) by the boot header's text or the kernel's own; None when it has several."""
     if found := re.match(r"(\d\S{0,127}) \(.*\) (#.{1,127})", banner):
         return printable(found[1]), printable(found[2])
-    said = {(m[1], m[2]) for m in BANNER.finditer(data, 0, len(data) if end is None else end)}
+    said = {(m[1], m[2]) for m in banners(data, end)}
     if len(said) != 1:
         return None, None
     release, version = said.pop()

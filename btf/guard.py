@@ -9,9 +9,11 @@ from typing import NamedTuple
 from btf.memory import Given, Memory
 from btf.nearby import Cut, Nearby, nearest
 from btf.object import BpfObject, BpfProgram
-from btf.reach import Walk
+from btf.reach import MAX_STEPS, Walk
 from btf.step import Patches, Place
 from btf.types import Btf
+
+_MAX_STEPS_OF_ALL = 4 * MAX_STEPS  # of all programs; of those that are left, everything counts as reached
 
 
 class Guard(NamedTuple):
@@ -32,6 +34,7 @@ class Reach:
 
     def __init__(self, obj: BpfObject, patches: Patches, target: Btf, given: Given | None = None) -> None:
         self._obj, self._patches, self._target, self._given = obj, patches, target, given or Given()
+        self._left = _MAX_STEPS_OF_ALL
         self._walks: dict[tuple[str, int, bool], Walk] = {}
 
     @cached_property
@@ -45,7 +48,10 @@ class Reach:
     def _walk(self, program: BpfProgram, *, apart: bool) -> Walk:
         key = program.section, program.function.start, apart
         if key not in self._walks:
-            self._walks[key] = Walk(self._obj, program, self._patches, self._memory, apart=apart)
+            steps = min(MAX_STEPS, max(self._left, 0))
+            walk = Walk(self._obj, program, self._patches, self._memory, apart=apart, steps=steps)
+            self._left -= walk.taken
+            self._walks[key] = walk
         return self._walks[key]
 
     def alive(self, program: BpfProgram, among: Collection[Place] | None = None) -> Collection[Place]:
@@ -92,8 +98,12 @@ def fates(
     """Return what becomes of each of *places*; *asked* tells (kind, local) of the relocation at a place."""
     reached: dict[Place, list[str]] = {place: [] for place in places}
     holders: dict[Place, list[BpfProgram]] = {place: [] for place in places}
+    inside: dict[Place, set[Place]] = {}  # by where their function starts
+    for place in places:
+        if (function := obj.function_at(*place)) is not None:
+            inside.setdefault((function.section, function.start), set()).add(place)
     for program in obj.programs:
-        own = {place for place in places if any(f.holds(*place) for f in program.functions)}
+        own = set().union(*(inside.get((f.section, f.start), ()) for f in program.functions))
         alive = reach.alive(program, own) if own else ()
         for place in own:
             holders[place].append(program)

@@ -17,6 +17,7 @@ from btf.step import Code, Patches, Place, Shape, Stack, Steps, shape_of
 
 _MAX_STRETCH = 32  # instructions before a branch that are looked at
 _MAX_BACK = 4096  # instructions before a place, in all
+_MAX_BACK_OF_ALL = 1 << 20  # before all places of an object; of the others the whole program is followed
 
 
 class Cut(NamedTuple):
@@ -33,6 +34,7 @@ class Nearby:
         self._obj, self._patches, self._memory = obj, patches, memory
         self._steps = Steps(memory, big_endian=obj.big_endian)
         self._codes: dict[Place, Code] = {}
+        self._left = _MAX_BACK_OF_ALL
         self._decisions: dict[Place, tuple[int, Origin | None] | None] = {}
 
     def cut(self, program: BpfProgram, place: Place) -> Cut | None:
@@ -40,7 +42,8 @@ class Nearby:
         first: Cut | None = None
         seen, waiting = {place}, [place]
         for here in waiting:  # grows while it is walked
-            if len(waiting) > _MAX_BACK:
+            self._left -= 1
+            if len(waiting) > _MAX_BACK or self._left < 0:
                 return None
             function = _holding(program, here)
             if function is None:
@@ -127,7 +130,7 @@ def nearest(obj: BpfObject, program: BpfProgram, place: Place, alive: Container[
     seen, waiting = {place}, [place]
     for here in waiting:  # grows while it is walked
         function = _holding(program, here)
-        if function is None:
+        if function is None or len(waiting) > _MAX_BACK:
             continue
         for earlier in _before(obj, program, function, (here[1] - function.start) // SIZE):
             if earlier in alive:

@@ -217,10 +217,20 @@ class BpfObject:
         function = self.function_at(section, insn)
         if function is None:
             return None
-        lines = sorted((r for r in self.lines if function.holds(r.section, r.insn)), key=lambda r: r.insn)
-        here = max((i for i, row in enumerate(lines) if row.insn <= insn), default=None)
-        if here is None:
+        lines = self.remember("lines", self._lines_by_function).get((function.section, function.start), [])
+        here = bisect_right(lines, insn, key=lambda row: row.insn) - 1
+        if here < 0:
             return None
         around = [lines[here], *lines[here + 1 : here + 4], *reversed(lines[max(here - 3, 0) : here])]
         word = re.compile(rf"\b{re.escape(naming)}\b") if naming else None
         return next((row for row in around if word and word.search(row.text)), lines[here])
+
+    def _lines_by_function(self) -> dict[tuple[str, int], list[LineInfo]]:
+        """Return the lines of each function, by its section and start, in the order of their instructions."""
+        found: dict[tuple[str, int], list[LineInfo]] = {}
+        for row in self.lines:
+            if (function := self.function_at(row.section, row.insn)) is not None:
+                found.setdefault((function.section, function.start), []).append(row)
+        for rows in found.values():
+            rows.sort(key=lambda row: row.insn)
+        return found

@@ -49,7 +49,7 @@ from btf.verifier import Ability
 _MAX_STATES = 8  # kept apart at one instruction before they are merged
 _MAX_CONTEXTS = 8  # in which one function is looked at before nothing is known of what callers pass
 _MAX_DEPTH = 16  # calls in calls; the kernel refuses more than 8
-_MAX_STEPS = 1 << 17  # of one program, then everything counts as alive
+MAX_STEPS = 1 << 20  # of one program, then everything counts as alive; a kernel gives up at a million, too
 _CALLBACKS = frozenset({164, 170, 180, 181, 209})  # helpers that call back: for_each_map_elem, timer_set_callback, …
 
 # helper: the argument that is a buffer it fills; the one behind it is the buffer's size
@@ -72,6 +72,7 @@ class Walk:
         memory: Memory,
         *,
         apart: bool = False,
+        steps: int = MAX_STEPS,
     ) -> None:
         self._obj, self._patches, self._memory = obj, patches, memory
         self._steps = Steps(memory, big_endian=obj.big_endian)
@@ -79,7 +80,7 @@ class Walk:
         self._codes: dict[Place, Code] = {}
         self._results: dict[tuple[Place, tuple[Value, ...]], Value] = {}
         self._contexts: dict[Place, int] = {}
-        self._taken = 0
+        self.taken, self._most = 0, steps
         self._alone = [program.function]  # to be looked at knowing nothing of who calls it
         self.alive: set[Place] = set()
         self.cuts: dict[Place, Origin] = {}
@@ -88,7 +89,7 @@ class Walk:
             self._alone += [f for f in program.subprograms if f.is_global]
         while self._alone:
             self._called(self._alone.pop(), (FOREIGN,) * 5, 0)
-        if self._taken > _MAX_STEPS:
+        if self.taken > self._most:
             self.alive = {
                 (f.section, f.start + SIZE * n) for f in program.functions for n in range(len(f.instructions))
             }
@@ -126,10 +127,10 @@ class Walk:
         alive: set[int] = set()
         while waiting:
             index, registers, stack = waiting.pop()
-            self._taken += 1
-            if self._taken > _MAX_STEPS:
-                break
             while 0 <= index < count:
+                self.taken += 1 + (len(stack) >> 5)
+                if self.taken > self._most:
+                    return ANY
                 if index in joins:
                     state = self._arrived(seen, index, registers, stack)
                     if state is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from btf.flow import successors
 from btf.insn import (
@@ -44,6 +44,7 @@ Stack = dict[tuple[int, int], Value]  # (offset, size) → what is there
 
 _SIZES = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
 _ATOMIC, _MEM = 0xC0, 0x60
+_FRAME = 512  # bytes of stack of one function: MAX_BPF_STACK
 JA_REGISTER = 0x0D  # a jump through a table of places
 
 
@@ -80,13 +81,20 @@ class Code:
         self.shape = shape_of(obj, function)
         self.insns = list(function.instructions)
         self.asked: dict[int, Origin] = {}  # instructions whose operand is a relocation's answer
-        for place, slots in patches.items():
-            if function.holds(*place):
-                index = (place[1] - function.start) // SIZE
-                self.insns[index : index + len(slots)] = slots
-                self.asked[index] = Origin("", "", *place)
+        for place in _inside(function, patches):
+            index, slots = (place[1] - function.start) // SIZE, patches[place]
+            self.insns[index : index + len(slots)] = slots
+            self.asked[index] = Origin("", "", *place)
         self.loads = {(r.insn - function.start) // SIZE: memory.address(r) for r in function.references}
         self.callees = {(c.insn - function.start) // SIZE: obj.by_start.get(c.callee) for c in function.calls}
+
+
+def _inside(function: BpfFunction, patches: Patches) -> Iterable[Place]:
+    """Return the places of *patches* in *function*; whichever is fewer is gone through."""
+    if len(patches) <= len(function.instructions):
+        return [place for place in patches if function.holds(*place)]
+    every = ((function.section, at) for at in range(function.start, function.end, SIZE))
+    return [place for place in every if place in patches]
 
 
 def forget(stack: Stack, start: int, end: int) -> None:
@@ -163,6 +171,8 @@ class Steps:
 
     def _spill(self, insn: Insn, value: Value | None, offset: int, size: int, stack: Stack) -> None:
         """Remember what is stored as far as the verifier does."""
+        if not -_FRAME <= offset < 0:  # the verifier refuses it
+            return
         if value is None:
             value = insn.imm & U64 if Ability.STORE_CONSTANT in self.able else OTHER
         whole = size == 8 and offset % 8 == 0

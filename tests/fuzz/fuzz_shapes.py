@@ -40,8 +40,8 @@ from btf.kinds import (
 from btf.minimise import minimise
 from btf.parse import parse_btf
 from btf.relocate import relocate
-from fleet.cli.diagnostics import render
-from fleet.compatibility.check import KernelBtf, check_object, document
+from fleet.cli.check_page import render, row
+from fleet.compatibility.check import KernelBtf, check_object, result
 
 MB = 1 << 20
 INT = Int(1, "int", 4, 1, 0, 32)
@@ -271,8 +271,9 @@ def _ask(data: bytes) -> None:
         obj.helpers(program)
     btf = parse_btf(encode_btf(seeds.all_kinds()))
     checked = check_object("x.bpf.o", obj, KernelBtf(btf, "0" * 64, "6.1.0", "x86_64"))
-    document([checked], relocations=True)
-    render([checked], relocations=True)
+    result(checked, relocations=True)
+    for _ in render([row(checked, relocations=True)]):
+        pass
 
 
 def _programs_that_call_on() -> None:
