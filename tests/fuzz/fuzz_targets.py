@@ -141,7 +141,8 @@ def _told(outcome: RelocationOutcome) -> tuple[str, bool, int | None]:
     return outcome.outcome, outcome.found, outcome.value
 
 
-def _show(obj: BpfObject, btf: Btf) -> None:
+def show(obj: BpfObject, btf: Btf) -> None:
+    """Check *obj* on a kernel of that BTF, and write what is said of it in every form."""
     checked = check_object("x.bpf.o", obj, KernelBtf(btf, "0" * 64, "6.1.0", architecture(btf)))
     document([checked], relocations=True)
     for line in check_page.render([check_page.row(checked, relocations=True)]):
@@ -149,11 +150,11 @@ def _show(obj: BpfObject, btf: Btf) -> None:
 
 
 def _check_object(data: bytes) -> None:
-    _show(read_object(data), _kernel())
+    show(read_object(data), _kernel())
 
 
 def _check_kernel(data: bytes) -> None:
-    _show(_object(), parse_btf(data))
+    show(_object(), parse_btf(data))
 
 
 @cache
