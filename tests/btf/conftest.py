@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from btf_places import VMLINUX
 from elftools.elf.elffile import ELFFile
-from judge import INVENTED, REAL, TORTURE
+from judge import BPFTOOL, INVENTED, REAL, TORTURE
 from libbpf_truth import version
 
 from btf.parse import parse_btf
@@ -69,8 +69,8 @@ def vmlinux(vmlinux_bytes: bytes) -> Btf:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    tallies = [tally for tally in (REAL, TORTURE, INVENTED) if tally.relocations]
-    if tallies:
-        terminalreporter.section(f"the judge: {version()}")
-    for tally in tallies:
-        terminalreporter.write_line(tally.summary())
+    lines = [tally.summary() for tally in (REAL, TORTURE, INVENTED) if tally.relocations] + list(BPFTOOL.summary())
+    if lines:
+        terminalreporter.section(f"libbpf and bpftool as judges: {version()}")
+    for line in lines:
+        terminalreporter.write_line(line)

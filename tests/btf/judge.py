@@ -43,6 +43,28 @@ class Tally:
         )
 
 
+@dataclass
+class BpftoolTally:
+    """What was compared with bpftool."""
+
+    types: int = 0
+    kernels: set[str] = field(default_factory=set)
+    minimised: int = 0
+    ours: int = 0  # bytes of all that was minimised
+    theirs: int = 0
+
+    def summary(self) -> Iterator[str]:
+        """Return it in lines."""
+        if self.types:
+            yield f"types dumped by bpftool: {self.types} of {len(self.kernels)} kernels, 0 differences"
+        if self.minimised:
+            yield (
+                f"BTF minimised for one object and one kernel: {self.minimised}, in all {self.ours} bytes, by bpftool "
+                f"{self.theirs}; libbpf relocates the same with it"
+            )
+
+
+BPFTOOL = BpftoolTally()
 REAL, TORTURE, INVENTED = Tally("real objects"), Tally("torture objects"), Tally("invented objects")
 
 
