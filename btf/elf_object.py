@@ -6,7 +6,7 @@ The bytes may come from anybody: every trouble is ObjectMalformed, and nothing i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from btf.elf import (
@@ -29,11 +29,13 @@ from btf.elf import (
 from btf.extension import Extension, parse_extension
 from btf.fault import EXIT_USAGE, Fault
 from btf.insn import CALL, LD_IMM64, PSEUDO_CALL, SIZE, decode_insns, heads
-from btf.kinds import Datasec, Func, Kind, Var
+from btf.kinds import Datasec, DeclTag, Func, Kind, Var
 from btf.maps import BpfMap, btf_maps, legacy_maps
 from btf.object import BpfFunction, BpfObject, BpfProgram, Call, DataSection, Extern, Reference, Variable
 from btf.parse import BtfMalformed, parse_btf
 from btf.sections import section_meaning
+from btf.struct_ops import SECTIONS as STRUCT_OPS_SECTIONS
+from btf.struct_ops import StructOps, struct_ops
 from btf.types import Btf
 
 __all__ = ["BpfFunction", "BpfMap", "BpfObject", "BpfProgram", "Extern", "ObjectMalformed", "read_object"]
@@ -41,6 +43,7 @@ __all__ = ["BpfFunction", "BpfMap", "BpfObject", "BpfProgram", "Extern", "Object
 MAX_OBJECT = 16 * 1024 * 1024
 _MAX_INSTRUCTIONS = 1 << 23  # of all programs with what they call; a kernel takes 1 << 20 of one program
 _DATA = (".data", ".rodata", ".bss")
+_EXCEPTION_CALLBACK = "exception_callback:"  # a declaration tag on the program that throws
 
 
 class ObjectMalformed(Fault):
@@ -94,9 +97,7 @@ class _Reader:
             big_endian=self._elf.big_endian,
             license=self._named("license").split(b"\0")[0].decode("utf-8", "replace"),
             functions=tuple(functions),
-            programs=tuple(
-                BpfProgram(f, section_meaning(f.section), calls.reached(f)) for f in functions if f.section != ".text"
-            ),
+            programs=tuple(self._programs(functions, calls, _exception_callbacks(btf) if btf else {})),
             maps=tuple((btf_maps(btf) if btf else []) + self._legacy_maps()),
             data=tuple(self._data_sections()),
             externs=tuple(self._externs(btf)) if btf else (),
@@ -105,8 +106,27 @@ class _Reader:
             lines=extension.lines,
             relocations=extension.relocations,
             by_start=by_start,
+            struct_ops=tuple(self._struct_ops(btf)) if btf else (),
             section_names=tuple(s.name for s in self._sections if s.size),
         )
+
+    def _programs(
+        self, functions: Sequence[BpfFunction], calls: _Calls, callbacks: Mapping[str, str]
+    ) -> Iterator[BpfProgram]:
+        for function in functions:
+            if function.section != ".text":
+                name = callbacks.get(function.name)
+                callback = next((f for f in functions if name and f.name == name), None)
+                roots = (function, callback) if callback else (function,)
+                yield BpfProgram(function, section_meaning(function.section), calls.reached(*roots), callback)
+
+    def _struct_ops(self, btf: Btf) -> Iterator[StructOps]:
+        targets = self._targets()
+        for section in self._sections:
+            if section.name in STRUCT_OPS_SECTIONS:
+                places = {s.name: s.value for s in self._symbols_of.get(section.number, ()) if s.name}
+                functions = {at: symbol.name for at, symbol in targets.get(section.number, {}).items()}
+                yield from struct_ops(btf, section.name, places, functions)
 
     def _data_sections(self) -> Iterator[DataSection]:
         for section in self._sections:
@@ -221,6 +241,16 @@ class _Reader:
                             pass
 
 
+def _exception_callbacks(btf: Btf) -> dict[str, str]:
+    """Return which function the kernel calls when another throws: libbpf adds it, though nothing calls it."""
+    found = {}
+    for id_ in btf.ids_of(Kind.DECL_TAG):
+        tag = btf[id_]
+        if isinstance(tag, DeclTag) and tag.name.startswith(_EXCEPTION_CALLBACK):
+            found[btf[tag.type].name] = tag.name.removeprefix(_EXCEPTION_CALLBACK)
+    return found
+
+
 class _Calls:
     """Who calls whom in one object, counted: many programs that share many callees would take the product of both."""
 
@@ -228,11 +258,11 @@ class _Calls:
         self._by_start = by_start
         self._left = _MAX_INSTRUCTIONS
 
-    def reached(self, entry: BpfFunction) -> tuple[BpfFunction, ...]:
-        """Return the functions *entry* calls, directly or not, without itself."""
+    def reached(self, entry: BpfFunction, *more: BpfFunction) -> tuple[BpfFunction, ...]:
+        """Return the functions *entry* calls, directly or not, without itself; and *more* with what they call."""
         found: dict[tuple[str, int], BpfFunction] = {}
         self._count(entry)
-        waiting = [call.callee for call in entry.calls]
+        waiting = [call.callee for call in entry.calls] + [(f.section, f.start) for f in more]
         while waiting:
             where = waiting.pop()
             function = self._by_start.get(where)

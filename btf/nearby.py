@@ -49,7 +49,9 @@ class Nearby:
             if function is None:
                 return None
             index = (here[1] - function.start) // SIZE
-            if index == 0 and (function is program.function or function.is_global):
+            if index == 0 and (
+                function is program.function or function is program.exception_callback or function.is_global
+            ):
                 return None
             if shape_of(self._obj, function).anywhere:
                 return None

@@ -15,6 +15,7 @@ from btf.insn import SIZE, Insn, heads, isa_level
 from btf.maps import BpfMap
 from btf.question import Asked, asked
 from btf.sections import SectionMeaning
+from btf.struct_ops import StructOps
 from btf.types import Btf
 from btf.uapi import HELPERS, name_of
 
@@ -91,6 +92,7 @@ class BpfProgram:
     function: BpfFunction
     meaning: SectionMeaning
     subprograms: tuple[BpfFunction, ...] = ()  # everything it calls, directly or not, by section and start
+    exception_callback: BpfFunction | None = None  # of its subprograms, what the kernel calls when it throws
 
     @property
     def name(self) -> str:
@@ -167,6 +169,7 @@ class BpfObject:
     lines: tuple[LineInfo, ...]
     relocations: tuple[CoreRelocation, ...]
     by_start: Mapping[tuple[str, int], BpfFunction] = field(repr=False, default_factory=dict)
+    struct_ops: tuple[StructOps, ...] = ()
     section_names: tuple[str, ...] = ()  # of every section of the file that is not empty
 
     @cached_property

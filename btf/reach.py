@@ -85,6 +85,8 @@ class Walk:
         self.alive: set[Place] = set()
         self.cuts: dict[Place, Origin] = {}
         self._called(program.function, (OTHER,) * 5, 0)
+        if program.exception_callback:
+            self._alone.append(program.exception_callback)
         if Ability.LAZY_GLOBALS not in memory.able:
             self._alone += [f for f in program.subprograms if f.is_global]
         while self._alone:

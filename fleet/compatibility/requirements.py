@@ -10,9 +10,7 @@ from collections.abc import Iterator
 
 from btf.flow import has_loop
 from btf.frame import LIMIT, STEPS, stack_depth
-from btf.index import essential_name
 from btf.insn import SIZE, heads
-from btf.kinds import Datasec, Kind, Var
 from btf.loader import LoaderNeed, loader_needs
 from btf.maps import BpfMap
 from btf.object import BpfObject, BpfProgram
@@ -93,25 +91,14 @@ def _whole(obj: BpfObject) -> Iterator[Requirement]:
     for map_ in obj.maps:
         if map_.name not in named:  # the loader makes it whether a program names it or not
             yield from (Requirement(kind, subject, context=map_.name) for kind, subject in _of_map(map_))
-    for name in _struct_ops(obj):
-        yield Requirement("struct_ops", name)
+    for ops in obj.struct_ops:
+        yield Requirement("struct_ops", ops.type, optional=ops.optional)
     for loaded in loader_needs(obj):
         if not loaded.program and _noteworthy(loaded):
             yield Requirement("loader", _versions(loaded), context=loaded.what)
     for extern in obj.externs:
         if extern.origin == "kconfig" and not extern.name.startswith("LINUX_"):  # LINUX_*: libbpf's own values
             yield Requirement("kconfig", extern.name, optional=extern.weak)
-
-
-def _struct_ops(obj: BpfObject) -> Iterator[str]:
-    """Yield the names of the kernel's structs that the object fills with functions of its own."""
-    btf = obj.btf
-    for section in (".struct_ops", ".struct_ops.link"):
-        for id_ in btf.by_name(section, Kind.DATASEC) if btf else ():
-            datasec = btf[id_] if btf else None
-            for variable, _, _ in datasec.variables if isinstance(datasec, Datasec) else ():
-                if btf and isinstance(var := btf[variable], Var):
-                    yield essential_name(btf.resolve(var.type).name)
 
 
 def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:

@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btf.elf_object import ObjectMalformed, read_object
+from btf.encode import encode_btf
+from btf.guard import Reach
 from btf.index import BtfMalformed
 from btf.insn import SIZE, decode_insns
+from btf.parse import parse_btf
 from btf.relocate import relocate
 
 SOURCE = "tracing.bpf.c"
@@ -108,6 +111,53 @@ def test_globals_kconfig_and_kernel_symbols_are_seen(compile_bpf) -> None:
     }
     assert "bpf_task_release" in obj.programs[0].function.externs
     assert "1" not in obj.helpers(obj.programs[0]) and obj.helpers(obj.programs[0]) == frozenset()
+
+
+def test_struct_ops_say_which_program_each_member_is(compile_bpf) -> None:
+    text = """
+        #include <linux/bpf.h>
+        #include <bpf/bpf_helpers.h>
+        struct ops___mine { int number; int (*first)(void *); char name[8]; void (*second)(void *); int (*none)(void); };
+        SEC("struct_ops/first") int one(void *c) { return 1; }
+        SEC("struct_ops/second") int two(void *c) { return 2; }
+        SEC(".struct_ops") struct ops___mine plain = { .number = 3, .second = (void *)two };
+        SEC(".struct_ops.link") struct ops___mine other = { .first = (void *)one, .second = (void *)two };
+    """
+    seen = {o.name: o for o in read_object(compile_bpf("struct_ops.bpf.c", text=text).read_bytes()).struct_ops}
+    assert {name: (o.type, o.link, o.optional) for name, o in seen.items()} == {
+        "plain": ("ops", False, False), "other": ("ops", True, False),
+    }  # fmt: skip
+    assert seen["plain"].programs == (("second", "two"),)
+    assert seen["other"].programs == (("first", "one"), ("second", "two"))
+
+
+def test_what_the_kernel_calls_on_an_exception_belongs_to_the_program(compile_bpf) -> None:
+    text = """
+        #include <linux/bpf.h>
+        #include <bpf/bpf_helpers.h>
+        int caught(__u64 cookie) { return cookie != 0; }
+        SEC("tc") __attribute__((btf_decl_tag("exception_callback:caught"))) int p(void *c) { return 0; }
+        SEC("tc") int q(void *c) { return 0; }
+    """
+    obj = read_object(compile_bpf("exceptions.bpf.c", text=text).read_bytes())
+    assert {p.name: tuple(f.name for f in p.subprograms) for p in obj.programs} == {"p": ("caught",), "q": ()}
+    places = {("tc", 0), (".text", 0)}
+    reach = Reach(obj, {}, parse_btf(encode_btf([], big_endian=False)))
+    assert reach.alive(obj.programs[0], places) == places
+
+
+def test_constants_and_variables_are_read_with_their_section(compile_bpf) -> None:
+    text = """
+        #include <linux/bpf.h>
+        #include <bpf/bpf_helpers.h>
+        const volatile int limit = 7; const volatile char name[4] = "ab"; int counter; int start = 5;
+        SEC("xdp") int p(void *c) { return limit + name[1] + counter++ + start++; }
+    """
+    sections = {s.name: s for s in read_object(compile_bpf("data.bpf.c", text=text).read_bytes()).data}
+    rodata = sections[".rodata"]
+    values = {v.name: rodata.contents[v.offset : v.offset + v.size] for v in rodata.variables}
+    assert values == {"limit": b"\x07\0\0\0", "name": b"ab\0\0"} and rodata.constant
+    assert not sections[".data"].constant and sections[".bss"].contents == b"" and sections[".bss"].size >= 4
 
 
 def test_legacy_maps_are_seen(compile_bpf) -> None:
