@@ -10,6 +10,7 @@ from fleet.cli.output import emit, narrate, output_option
 from fleet.cli.settings import Settings, pass_settings
 from fleet.lab import kernels as kernel_room
 from fleet.lab.apt import KEYRING
+from fleet.lab.guests import GUESTS, Guest, GuestLab, guest
 from fleet.lab.namespaces import Lab
 
 _number = click.option(
@@ -85,6 +86,73 @@ def kernels(
         rows.append(_kernel_row(name, kernel))
     columns = {"name": "name", "there": "there", "release": "release", "arch": "arch", "from": "source"}
     emit("lab-kernels", rows, columns, output, wide={"vmlinuz": "vmlinuz", "sha256": "sha256"})
+
+
+@lab.group()
+def guests() -> None:
+    """Full distributions on their own kernels under emulation, as real SSH hosts: 5.10, 6.1, 6.12."""
+
+
+_cache = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    envvar="COROLLOUT_KERNELS",
+    help="Folder of fetched kernels and systems.",
+)
+
+
+def _each(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> list[Guest]:
+    return list(dict.fromkeys(guest(text) for text in texts)) or list(GUESTS)
+
+
+@guests.command("up")
+@click.argument("which", nargs=-1, metavar="[SERIES[:PROFILE]]…", callback=_each)
+@_cache
+@click.option("--hours", default=4.0, show_default=True, help="After so long a guest ends by itself.")
+@click.option("--check", is_flag=True, help="Say what would be started; start nothing.")
+@output_option
+@pass_settings
+def guests_up(
+    settings: Settings, which: list[Guest], cache: Path | None, hours: float, output: str, *, check: bool
+) -> None:
+    """Build what is not there yet (minutes, once), boot the guests instead of those that run, print the inventory."""
+    room = _guest_lab(settings, which, cache, int(hours * 3600))
+    if not check:
+        inventory = room.up(lambda line: narrate(line, quiet=settings.quiet))
+        narrate(f"lab: import it with `corollout hosts import {inventory}`", quiet=settings.quiet)
+    rows = [
+        {"name": g.name, "kernel": g.system.kernel, "profile": g.profile.name, "memory_mib": g.system.memory_mib}
+        for g in which
+    ]
+    columns = {"name": "name", "kernel": "kernel", "profile": "profile", "memory (MiB)": "memory_mib"}
+    emit("lab-guests", rows, columns, output)
+
+
+@guests.command("down")
+@click.option("--check", is_flag=True, help="Say what is there; stop nothing.")
+@pass_settings
+def guests_down(settings: Settings, *, check: bool) -> None:
+    """End every guest and remove its files; also after an interrupted run. What was built stays in the cache."""
+    room = _guest_lab(settings)
+    if check:
+        narrate("guests: " + (", ".join(room.standing()) or "nothing is there"))
+    else:
+        room.down()
+
+
+@guests.command("list")
+@output_option
+@pass_settings
+def guests_list(settings: Settings, output: str) -> None:
+    """List the guests that run."""
+    emit("lab-guests", [{"name": name} for name in _guest_lab(settings).standing()], {"name": "name"}, output)
+
+
+def _guest_lab(
+    settings: Settings, which: list[Guest] | None = None, cache: Path | None = None, life_s: int = 0
+) -> GuestLab:
+    folder = settings.home.absolute() / "lab-guests"
+    return GuestLab(folder, cache or kernels_folder(settings), which or list(GUESTS), life_s=life_s)
 
 
 def _kernel_row(name: str, kernel: kernel_room.Kernel | None) -> dict[str, object]:

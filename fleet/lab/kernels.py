@@ -167,14 +167,7 @@ def fetch(name: str, *, cache: Path, origin: Origin | None = None, refresh: bool
     if not refresh and (kernel := cached(name, cache=cache)) is not None:
         return kernel
     row = wanted(name)
-    apt = Apt(
-        folder=cache / "apt" / f"{row.suite}-{row.architecture}",
-        mirror=origin.mirror or os.environ.get("COROLLOUT_DEBIAN_MIRROR") or debian_mirror(),
-        suite=row.suite,
-        architecture=row.architecture,
-        keyring=origin.keyring,
-        say=origin.say,
-    )
+    apt = apt_of(row, cache=cache, origin=origin)
     with apt.locked():
         if not refresh and (kernel := cached(name, cache=cache)) is not None:
             return kernel
@@ -184,6 +177,18 @@ def fetch(name: str, *, cache: Path, origin: Origin | None = None, refresh: bool
                 return _install(row, apt, cache)
         apt.update()
         return _install(row, apt, cache)
+
+
+def apt_of(row: Wanted, *, cache: Path, origin: Origin) -> Apt:
+    """Return the apt of the suite and architecture that *row* comes from. Raises NoMirror."""
+    return Apt(
+        folder=cache / "apt" / f"{row.suite}-{row.architecture}",
+        mirror=origin.mirror or os.environ.get("COROLLOUT_DEBIAN_MIRROR") or debian_mirror(),
+        suite=row.suite,
+        architecture=row.architecture,
+        keyring=origin.keyring,
+        say=origin.say,
+    )
 
 
 def kernel_btf(kernel: Kernel) -> bytes | None:
@@ -213,7 +218,7 @@ def _install(row: Wanted, apt: Apt, cache: Path) -> Kernel:
     folder = store / f"{image.name}_{image.version}_{row.architecture}"
     if not folder.exists():
         apt.say(f"{row.name}: {image.name} {image.version}, {sum(p.size for p in parts) / 1e6:.0f} MB")
-        with _scratch(store) as scratch:
+        with scratch_folder(store) as scratch:
             told = _unpack(apt, row, parts, image, scratch)
             (scratch / "whole" / "provenance.json").write_text(json.dumps(told, indent=2) + "\n")
             (scratch / "whole").rename(folder)
@@ -327,7 +332,7 @@ def _point(link: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _scratch(store: Path) -> Iterator[Path]:
+def scratch_folder(store: Path) -> Iterator[Path]:
     """A folder beside the store's, gone afterwards; what a killed process left more than a day ago goes too."""
     for left in store.glob(".part-*"):
         with contextlib.suppress(OSError):

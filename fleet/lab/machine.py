@@ -1,6 +1,7 @@
-"""One emulated machine: QEMU without hardware help, a kernel, an initramfs, two serial ports, a deadline.
+"""Emulated machines: QEMU without hardware help, a kernel, an initramfs, serial ports. Needs no root.
 
-No root, no disk, no network. The first port carries the kernel's own words, the second the guest's report.
+``boot`` waits for one until it is off, dead or late; ``start`` leaves one running on its own, which ``standing`` finds
+again by the folder its files are in and ``end`` ends. The first serial port carries the kernel's own words.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -56,6 +58,23 @@ class Run:
     peak_kib: int
 
 
+def command(
+    kernel: Kernel, initramfs: Path, serials: Sequence[Path], *, parameters: Sequence[str] = (), memory_mib: int
+) -> list[str]:
+    """Return the command of a machine with one processor, no disk and no network; *serials* are the ports' files."""
+    row = EMULATORS.get(kernel.arch)
+    emulator = shutil.which(row.command) if row else None
+    if row is None or emulator is None:
+        raise EmulatorMissing(f"no emulator for {kernel.arch} is on this machine")
+    words = [f"console={row.console}", "quiet", "panic=-1", "oops=panic", "random.trust_cpu=on", *parameters]
+    return [
+        *(emulator, "-machine", row.machine, "-accel", "tcg", "-cpu", "max", "-m", str(memory_mib), "-smp", "1"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-kernel", str(kernel.vmlinuz), "-initrd", str(initramfs), "-append", " ".join(words)),
+        *(word for path in serials for word in ("-serial", f"file:{path}")),
+    ]
+
+
 def boot(
     kernel: Kernel,
     initramfs: Sequence[bytes],
@@ -65,26 +84,15 @@ def boot(
     deadline_s: float,
 ) -> Run:
     """Boot *kernel* on the archives of *initramfs* and wait until it is off, dead or late."""
-    row = EMULATORS.get(kernel.arch)
-    command = shutil.which(row.command) if row else None
-    if row is None or command is None:
-        raise EmulatorMissing(f"no emulator for {kernel.arch} is on this machine")
     with tempfile.TemporaryDirectory(prefix="corollout-guest-") as name:
         folder = Path(name)
         with (folder / "initramfs").open("wb") as file:
             file.writelines(initramfs)
-        words = [f"console={row.console}", "quiet", "panic=-1", "oops=panic", "random.trust_cpu=on", *parameters]
+        serials = [folder / "console", folder / "report"]
+        argv = command(kernel, folder / "initramfs", serials, parameters=parameters, memory_mib=memory_mib)
         started = time.monotonic()
         process = subprocess.Popen(
-            [
-                *(command, "-machine", row.machine, "-accel", "tcg", "-cpu", "max", "-m", str(memory_mib), "-smp", "1"),
-                *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-                *("-kernel", str(kernel.vmlinuz), "-initrd", str(folder / "initramfs"), "-append", " ".join(words)),
-                *("-serial", f"file:{folder / 'console'}", "-serial", f"file:{folder / 'report'}"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / "trouble").open("wb"),
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(folder / "trouble").open("wb")
         )
         try:
             in_time, cpu_s, peak_kib = _wait(process, started + deadline_s)
@@ -97,6 +105,44 @@ def boot(
         ended = "off" if whole and in_time else "died" if in_time else "deadline"
         trouble = _read(folder / "trouble").decode(errors="replace")
         return Run(report, console + trouble, ended, time.monotonic() - started, cpu_s, peak_kib)
+
+
+def start(argv: Sequence[str], trouble: Path) -> int:
+    """Start a machine that outlives this process; return its pid. What the emulator complains of goes to *trouble*."""
+    with trouble.open("wb") as file:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True
+        )
+    return process.pid
+
+
+def standing(folder: Path) -> list[int]:
+    """Return the pids of the machines whose initramfs lies below *folder*, whoever started them."""
+    root = folder.absolute()
+    pids = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+    return sorted(pid for pid in pids if (path := initramfs_of(pid)) is not None and path.is_relative_to(root))
+
+
+def initramfs_of(pid: int) -> Path | None:
+    """Return the initramfs of the machine that is process *pid*, None when it is no machine or gone."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+        emulates = Path(words[0]).name in {row.command for row in EMULATORS.values()}
+        return Path(words[words.index("-initrd") + 1]) if emulates else None
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def end(folder: Path, *, grace_s: float = 5.0) -> None:
+    """End every machine whose initramfs lies below *folder* and wait until they are gone; idempotent."""
+    until = time.monotonic() + grace_s
+    while pids := standing(folder):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):  # started by another process, which reaps it
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(_POLL_S)
 
 
 def _wait(process: subprocess.Popen[bytes], until: float) -> tuple[bool, float, int]:

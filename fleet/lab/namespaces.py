@@ -96,7 +96,7 @@ class Lab:
     def _up(self, progress: Callable[[str], None]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         key = self.folder / "client_key"
-        _keygen(key)
+        generate_key(key)
         _ip("link", "add", self.bridge, "type", "bridge")
         _ip("address", "add", f"{self.gateway}/24", "dev", self.bridge)
         _ip("-6", "address", "add", f"fd00:198:18:{self.number:x}::1/64", "dev", self.bridge, "nodad")
@@ -153,10 +153,10 @@ class Lab:
             _ip("-n", namespace, *arguments)
         files = self.folder / host.name
         files.mkdir()
-        _keygen(files / "host_key")
+        generate_key(files / "host_key")
         public = (files / "host_key.pub").read_text()
         if host.key_changed:
-            _keygen(files / "former_key")
+            generate_key(files / "former_key")
             public = (files / "former_key.pub").read_text()
         shutil.copy(key.with_suffix(".pub"), files / "authorized_keys")
         shutil.copy(_HERE / "silent.py", files / "silent.py")
@@ -212,7 +212,8 @@ def _ip(*arguments: str) -> None:
         raise LabImpossible(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
-def _keygen(path: Path) -> None:
+def generate_key(path: Path) -> None:
+    """Write a new key pair to *path* and ``path.pub``."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "corollout-lab", "-f", str(path)], check=True)
 
 

@@ -1,0 +1,103 @@
+"""Host guests without booting one: what can be asked for, what a guest is told, and that none is left behind.
+
+Those that boot are in ``test_proof_fleet.py``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleet.lab import guest_system, guests, machine
+from fleet.lab.guest_system import SYSTEMS, SystemUnbuildable, build, image_path
+from fleet.lab.guests import GUESTS, GuestLab, GuestLost, GuestUnknown, guest
+from fleet.lab.kernels import Kernel, Origin
+from fleet.lab.profiles import PROFILES
+
+KERNEL = Kernel("debian:6.1", Path("/nowhere/vmlinuz"), "6.1.0-9-cloud-amd64", "x86_64", version="6.1.7-1")
+
+
+def test_a_guest_is_a_series_and_a_profile() -> None:
+    assert [g.name for g in GUESTS] == ["guest-5.10", "guest-6.1", "guest-6.12"]
+    assert guest("6.1") == GUESTS[1]
+    hidden = guest("5.10:no-btf")
+    assert (hidden.name, hidden.profile.hide_btf, hidden.system.headers) == ("guest-5.10-no-btf", True, True)
+
+
+@pytest.mark.parametrize("text", ["", "4.19", "5.10:", "5.10:nothing", "5.10:unprivileged", "6.1:memlock-64k"])
+def test_what_is_no_guest_is_refused(text: str) -> None:
+    if text == "5.10:":
+        assert guest(text) == guest("5.10")
+        return
+    with pytest.raises(GuestUnknown):
+        guest(text)
+
+
+def test_every_profile_of_a_whole_host_is_offered() -> None:
+    of_processes = {name for name, row in PROFILES.items() if row.user or row.caps is not None}
+    for name in set(PROFILES) - of_processes:
+        assert guest(f"6.12:{name}").profile is PROFILES[name]
+    assert of_processes == {"unprivileged", "capable", "memlock-64k"}
+
+
+def test_another_recipe_is_another_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {image_path(system, KERNEL, cache=tmp_path) for system in SYSTEMS.values()}
+    monkeypatch.setattr(guest_system, "PACKAGES", (*guest_system.PACKAGES, "tcpdump"))
+    paths |= {image_path(system, KERNEL, cache=tmp_path) for system in SYSTEMS.values()}
+    assert len(paths) == 2 * len(SYSTEMS)
+
+
+def test_a_system_that_cannot_be_built_leaves_nothing(tmp_path: Path) -> None:
+    keyring = tmp_path / "keys"
+    keyring.touch()
+    origin = Origin(mirror="file:///nowhere", keyring=keyring)
+    with pytest.raises(SystemUnbuildable) as refused:
+        build(SYSTEMS["6.1"], KERNEL, cache=tmp_path / "cache", origin=origin)
+    assert "mmdebstrap" in refused.value.message or "root" in refused.value.message
+    assert [p.name for p in (tmp_path / "cache" / "guests").glob("*") if not p.name.endswith(".lock")] == []
+
+
+@pytest.fixture
+def emulator(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with an emulator's command line; what it emulates does not matter here."""
+    initramfs = tmp_path / "lab" / "guest-6.1" / "initramfs"
+    initramfs.parent.mkdir(parents=True)
+    words = ["-c", "import time; print('up', flush=True); time.sleep(60)", "-initrd", str(initramfs)]
+    with subprocess.Popen(["qemu-system-x86_64", *words], executable=sys.executable, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        yield process
+        process.kill()
+
+
+def test_down_ends_the_guests_of_its_own_folder_whoever_started_them(
+    emulator: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    other = GuestLab(tmp_path / "lab2", tmp_path / "cache")
+    other.folder.mkdir()
+    assert other.standing() == []
+    other.down()
+    assert emulator.poll() is None
+    own = GuestLab(tmp_path / "lab", tmp_path / "cache")
+    assert own.standing() == ["guest-6.1"]
+    own.down()
+    assert emulator.poll() is not None
+    assert own.standing() == []
+    assert not own.folder.exists()
+    own.down()
+
+
+def test_a_guest_that_ends_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = GuestLab(tmp_path / "lab", tmp_path / "cache", guests=[guest("6.1")])
+    monkeypatch.setattr(guests, "fetch", lambda *_, **__: KERNEL)
+    monkeypatch.setattr(guests, "build", lambda *_, **__: tmp_path / "no.ext4")
+    with pytest.raises(GuestLost) as lost:
+        lab.up()
+    assert "guest-6.1 ended" in lost.value.message
+    assert "no.ext4" in lost.value.message  # the emulator's own complaint
+    assert machine.standing(lab.folder) == []
+    assert list(lab.folder.iterdir()) != []  # to be read
