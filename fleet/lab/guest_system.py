@@ -31,7 +31,7 @@ _FEATURES = "^has_journal,^metadata_csum,^orphan_file"
 class SystemUnbuildable(Fault):
     """The root file system of a guest could not be made."""
 
-    code = "COR-LAB-030"
+    code = "COR-LAB-040"
     remedy = "Run as root on Debian with mmdebstrap and e2fsprogs (`make setup` installs them), and with 4 GB to spare."
 
 

@@ -52,7 +52,7 @@ MaxStartups 50
 class GuestUnknown(Fault):
     """No guest of that name."""
 
-    code = "COR-LAB-031"
+    code = "COR-LAB-041"
     exit = EXIT_USAGE
     remedy = f"A guest is {', '.join(SYSTEMS)}, or one of them with a profile, as in 5.10:no-btf."
 
@@ -60,7 +60,7 @@ class GuestUnknown(Fault):
 class GuestLost(Fault):
     """A guest did not come up."""
 
-    code = "COR-LAB-032"
+    code = "COR-LAB-042"
     remedy = "On a busy machine start fewer at once; the guest's console says more, in the lab's folder."
 
 
