@@ -49,9 +49,7 @@ class Nearby:
             if function is None:
                 return None
             index = (here[1] - function.start) // SIZE
-            if index == 0 and (
-                function is program.function or function is program.exception_callback or function.is_global
-            ):
+            if index == 0 and (_is_entry(program, function) or function.is_global):
                 return None
             if shape_of(self._obj, function).anywhere:
                 return None
@@ -111,6 +109,11 @@ def _stretch(code: Code, index: int) -> list[int]:
         found.append(before)
         index = before
     return found[::-1]
+
+
+def _is_entry(program: BpfProgram, function: BpfFunction) -> bool:
+    """Whether the kernel itself calls *function*."""
+    return function is program.function or function is program.exception_callback
 
 
 def _holding(program: BpfProgram, place: Place) -> BpfFunction | None:

@@ -24,7 +24,7 @@ class StructOps:
 
 
 def struct_ops(btf: Btf, section: str, places: Mapping[str, int], functions: Mapping[int, str]) -> Iterator[StructOps]:
-    """Yield the struct_ops of *section*: *places* are name → byte offset, *functions* byte offset → the program's name."""
+    """Yield the struct_ops of *section*: *places* are name → byte offset, *functions* byte offset → program."""
     for id_ in btf.by_name(section, Kind.DATASEC):
         datasec = btf[id_]
         for variable, _, _ in datasec.variables if isinstance(datasec, Datasec) else ():

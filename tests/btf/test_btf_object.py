@@ -117,7 +117,9 @@ def test_struct_ops_say_which_program_each_member_is(compile_bpf) -> None:
     text = """
         #include <linux/bpf.h>
         #include <bpf/bpf_helpers.h>
-        struct ops___mine { int number; int (*first)(void *); char name[8]; void (*second)(void *); int (*none)(void); };
+        struct ops___mine {
+            int number; int (*first)(void *); char name[8]; void (*second)(void *); int (*none)(void);
+        };
         SEC("struct_ops/first") int one(void *c) { return 1; }
         SEC("struct_ops/second") int two(void *c) { return 2; }
         SEC(".struct_ops") struct ops___mine plain = { .number = 3, .second = (void *)two };
