@@ -37,7 +37,7 @@ _KEPT_PARSED = 8  # kernels whose parsed BTF stays in memory
 NAMED_ONLY = "name-"
 # How BTF came, by how much it says: a kernel's own word is not replaced by somebody else's.
 HOW: Mapping[str, int] = {"btfhub": 0, "file": 1, "image": 2, "host": 2}
-OWN = frozenset({"image", "host"})
+OWN = frozenset({"image", "host"})  # a kernel's own word
 
 
 class ArchiveMissing(Fault):

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from btf.archive import Archive, KernelName
+from btf.archive import OWN, Archive, KernelName
 from btf.elf_object import read_object
 from btf.fault import Fault
+from btf.near import near_misses
 from btf.relocate import relocate
 from btf.types import Btf
 from fleet.compatibility.choose import Kernels, Material, choose_all
@@ -73,14 +74,19 @@ def scan(
 def harvest(
     record: Record, archive: Archive, outcomes: Iterable[ScanOutcome], *, connect: Connect
 ) -> Iterator[Harvested]:
-    """Fetch the BTF of every kernel build that the archive lacks, once, from the first host that shows it."""
+    """Fetch the BTF of every kernel build that the archive lacks, once, from the first host that shows it.
+
+    What a person vouched for and a host's own BTF contradicts is fetched, too, and replaced. The record hears of all.
+    """
     willing: dict[str, list[tuple[Host, Facts]]] = {}
     for outcome in outcomes:
-        facts = outcome.facts
-        if facts is not None and facts.answer("btf.vmlinux") is Answer.YES:
-            willing.setdefault(facts.kernel_id, []).append((outcome.host, facts))
+        if outcome.facts is not None:
+            shown = outcome.facts.answer("btf.vmlinux") is Answer.YES
+            willing.setdefault(outcome.facts.kernel_id, []).extend([(outcome.host, outcome.facts)] if shown else [])
     for kernel_id, candidates in willing.items():
-        if archive.for_kernel(kernel_id) is not None:
+        entry = archive.entry(kernel_id)
+        if entry is not None and (entry.how in OWN or all(_shown(f) == entry.sha256 for _, f in candidates)):
+            record.record_kernel_btf(kernel_id, entry.sha256)
             continue
         for host, facts in candidates:
             result = _fetch(archive, host, facts, connect)
@@ -90,26 +96,31 @@ def harvest(
                 break
 
 
+def _shown(facts: Facts) -> str:
+    """The digest of the BTF that a host shows."""
+    return str(facts.value("btf.vmlinux", {})["sha256"])
+
+
 def _fetch(archive: Archive, host: Host, facts: Facts, connect: Connect) -> Harvested:
-    kernel_id, expected = facts.kernel_id, str(facts.value("btf.vmlinux", {})["sha256"])
-    distribution = " ".join(str(facts.value(n, "")) for n in ("os.id", "os.version_id")).strip()
-    release, version, arch = (str(facts.value(f"kernel.{n}", "")) for n in ("release", "version", "arch"))
+    kernel_id = facts.kernel_id
     try:
         with connect(host) as connection:
             data = fetch_btf(connection, MAX_BTF)
-        if hashlib.sha256(data).hexdigest() != expected:
+        if hashlib.sha256(data).hexdigest() != _shown(facts):
             raise BtfDiffers(f"{host.name}: the BTF it sent is not the one its facts name")
-        sha256 = archive.put(
-            data,
-            kernel_id=kernel_id,
-            source=f"host {host.name}",
-            how="host",
-            name=KernelName(release, version, arch, distribution),
-        )
+        source = f"host {host.name}"
+        sha256 = archive.put(data, kernel_id=kernel_id, source=source, how="host", name=_name_of(facts))
         return Harvested(kernel_id, host.name, sha256)
     except (Fault, OSError, zlib.error) as error:
         fault = error if isinstance(error, Fault) else BtfDiffers(f"{host.name}: {error}")
         return Harvested(kernel_id, host.name, None, fault)
+
+
+def _name_of(facts: Facts) -> KernelName:
+    """What a host's kernel calls itself."""
+    release, version, arch = (str(facts.value(f"kernel.{n}", "")) for n in ("release", "version", "arch"))
+    distribution = " ".join(str(facts.value(n, "")) for n in ("os.id", "os.version_id")).strip()
+    return KernelName(release, version, arch, distribution)
 
 
 def materials(program: Program) -> dict[str, Material]:
@@ -140,7 +151,12 @@ def decide(record: Record, archive: Archive, programs: Iterable[Program]) -> lis
         sha256 = archive.for_kernel(kernel_id)
         return None if sha256 is None else archive.btf(sha256)
 
-    kernels = Kernels(btf_of)
+    entries = archive.list()
+
+    def near_of(facts: Facts) -> str:
+        return next(iter(near_misses(entries, _name_of(facts))), "")
+
+    kernels = Kernels(btf_of, near_of)
     quarantine, learned = record.quarantined(), record.learned()
     decided = []
     for program in programs:

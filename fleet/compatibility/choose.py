@@ -43,10 +43,13 @@ class Material:
 class Kernels:
     """The BTF of kernel builds with everything derived from it, so that many hosts of one build cost one look.
 
-    ``btf_of`` returns the BTF of exactly the kernel build with this id, or None; it is called once per build.
+    ``btf_of`` returns the BTF of exactly the kernel build with this id, or None; ``near_of`` says in words what there
+    is for nearly the build of these facts. Both are called once per build.
     """
 
     btf_of: Callable[[str], KernelTypes | None] = lambda _kernel_id: None
+    near_of: Callable[[Facts], str] = lambda _facts: ""
+    _near: dict[str, str] = field(default_factory=dict)
     _types: dict[str, CachedTypes | None] = field(default_factory=dict)
     _outcomes: dict[tuple[str, str], Sequence[Outcome]] = field(default_factory=dict)
 
@@ -56,6 +59,14 @@ class Kernels:
             found = self.btf_of(kernel_id)
             self._types[kernel_id] = None if found is None else CachedTypes(found)
         return self._types[kernel_id]
+
+    def near(self, facts: Facts) -> str:
+        """Return what there is instead of a build's BTF and is not it, in words; empty with its BTF, or without any."""
+        if self.types(facts.kernel_id) is not None:
+            return ""
+        if facts.kernel_id not in self._near:
+            self._near[facts.kernel_id] = self.near_of(facts)
+        return self._near[facts.kernel_id]
 
     def outcomes(self, kernel_id: str, material: Material) -> Sequence[Outcome] | None:
         """Return the build's relocations against a kernel build, or None when it has none or there is no BTF."""
@@ -91,7 +102,12 @@ def choose(
             program,
             variant,
             material.requirements,
-            Known(facts, kernels.types(facts.kernel_id), external_btf=variant == "core-btf"),
+            Known(
+                facts,
+                kernels.types(facts.kernel_id),
+                external_btf=variant == "core-btf",
+                near_btf=kernels.near(facts) if variant == "core-btf" else "",
+            ),
             kernels.outcomes(facts.kernel_id, material),
             build=material.build,
             learned=learned,

@@ -75,6 +75,7 @@ class Known:
     facts: Facts = field(default_factory=lambda: Facts({}))
     btf: KernelTypes | None = None
     external_btf: bool = False  # the variant brings that BTF along: core-btf
+    near_btf: str = ""  # what the archive has that is nearly this build's, and so is of no use
     off_host: bool = False  # asked about a kernel, not a machine: its BTF counts as visible
     symbols: Callable[[], Symbols | None] = lambda: None  # the kernel's own list of its functions, read when asked for
     modules: Callable[[], Mapping[str, str]] = dict  # function → the module in whose BTF it is
@@ -254,7 +255,9 @@ def ask_btf(need: Requirement, known: Known) -> Finding | None:
     if need.subject == "archive" or (need.subject == "kernel" and known.external_btf):
         if known.btf is not None:
             return Finding(Answer.YES, Evidence.DERIVED, "the archive has BTF of exactly this build", "archive")
-        return Finding(Answer.BLOCKED, Evidence.DERIVED, "the archive has no BTF of exactly this build", "archive")
+        has = f"; it has {known.near_btf}" if known.near_btf else ""
+        words = f"the archive has no BTF of exactly this build{has}"
+        return Finding(Answer.BLOCKED, Evidence.DERIVED, words, "archive")
     fact = known.facts.by_name.get("btf.vmlinux")
     if fact is None:
         if not known.off_host or known.btf is None:

@@ -15,9 +15,11 @@ from kernel_modules import module, split_btf
 from btf.archive import Archive
 from fleet.cli.main import cli
 from fleet.record import open_record
+from fleet.survey import decide
 from inventory.collect import ScanOutcome
 from inventory.facts import Answer, Fact, Facts
 from inventory.host import Host
+from probes.catalogue import load_catalogue
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 ID = f"{make.BUILD_ID.hex()}/x86_64"
@@ -146,6 +148,20 @@ def test_with_a_record_hosts_are_counted_and_near_misses_named(files, fleet) -> 
     text = run(fleet, "show", theirs["id"]).stdout
     assert "no BTF in the archive\n  the archive has 6.9.1-test #7, not #6\n" in text and "old1" in text
     assert [h["name"] for h in document(fleet, "show", ID)["hosts"]] == ["web1", "web2"]
+
+
+def test_a_decision_names_the_near_miss_and_does_not_use_it(files, fleet) -> None:
+    run(fleet, "import", files)
+    with open_record(fleet / "fleet.db") as record:
+        program = load_catalogue()["tcp-flow"]
+        choices = {c.host: c for c in decide(record, Archive(fleet / "btf"), [program])}
+    said = {
+        host: [r.detail for a in choice.assessments if a.variant == "core-btf" for r in a.reasons
+               if r.requirement.subject == "archive"]
+        for host, choice in choices.items()
+    }  # fmt: skip
+    assert said["old1"] == ["archived BTF: the archive has no BTF of exactly this build; it has 6.9.1-test #7, not #6"]
+    assert said["web1"] == ["archived BTF: the archive has BTF of exactly this build"]
 
 
 def test_a_person_may_vouch_for_a_build_that_is_known(files, fleet) -> None:

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from console_fleet import make_lab, make_rollout
 
-from btf.archive import Archive
+from btf.archive import Archive, read_btf_file
 from fleet.compatibility.verdict import Choice, Verdict
 from fleet.record import Record, open_record
 from fleet.survey import BtfDiffers, decide, harvest, scan
@@ -62,6 +62,22 @@ def test_this_machine_is_scanned_its_btf_kept_once_and_a_choice_made(
     assert core.verdict is Verdict.FITS or {r.unlock.code for r in core.reasons if r.unlock} == {"mount-tracefs"}
     again = scan(record, [HERE], connect=connect, parallel=1, deadline_s=60)
     assert list(harvest(record, archive, again, connect=connect)) == [], "one build, one transfer"
+
+
+@pytest.mark.kernel
+def test_what_was_vouched_for_gives_way_to_what_a_host_shows(record: Record, tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "btf")
+    outcomes = scan(record, [HERE], connect=connect, parallel=1, deadline_s=60)
+    (kernel,) = record.kernels()
+    own = Path("/sys/kernel/btf/vmlinux").read_bytes()
+    other = read_btf_file(next((Path(__file__).parents[3] / "shared/data/btf").rglob("*ky10*.btf.tar.xz")))
+    for given, fetched in ((own, []), (other, [None])):
+        archive.put(given, kernel_id=kernel.id, source="file x")
+        assert [h.fault for h in harvest(record, archive, outcomes, connect=connect)] == fetched
+        assert archive.get(str(archive.for_kernel(kernel.id))) == own
+        assert record.kernels()[0].btf_sha256 == archive.for_kernel(kernel.id)
+    entry = archive.entry(kernel.id)
+    assert entry is not None and entry.how == "host" and entry.name.release == kernel.release
 
 
 @pytest.mark.kernel
