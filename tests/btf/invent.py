@@ -29,6 +29,7 @@ from btf.kinds import (
     Member,
     Modifier,
     Ptr,
+    Reference,
     Restrict,
     Struct,
     Typedef,
@@ -54,6 +55,39 @@ def invent(chance: Random) -> tuple[bytes, bytes]:
     local = parse_btf(encode_btf(types))
     asked = [_asked(chance, local) for _ in range(chance.randrange(1, 12))]
     return assemble(types, asked), encode_btf(kernel, big_endian=big)
+
+
+def invent_modules(chance: Random) -> tuple[bytes, bytes, list[bytes]]:
+    """Return an object, the BTF of a kernel that lacks most of its types, and those of the kernel's modules."""
+    types = _types(chance, chance.randrange(4, 16))
+    local = parse_btf(encode_btf(types))
+    asked = [_asked(chance, local) for _ in range(chance.randrange(1, 12))]
+    kernel = encode_btf(types[: chance.choice((1, 1, 3, 8))])
+    base = parse_btf(kernel)
+    modules = [
+        encode_btf([_shifted(type_, len(base) - 1) for type_ in _changed(chance, types)], base=base)
+        for _ in range(chance.randrange(1, 4))
+    ]
+    return assemble(types, asked), kernel, modules
+
+
+def _shifted(type_: BtfType, by: int) -> BtfType:
+    """Return *type_* with its references counting from *by* on; what they refer to came first, or comes with it."""
+
+    def far(id_: int) -> int:
+        return id_ + by if id_ else 0
+
+    match type_:
+        case Composite():
+            return replace(type_, members=tuple(m._replace(type=far(m.type)) for m in type_.members))
+        case Array():
+            return replace(type_, type=far(type_.type), index_type=far(type_.index_type))
+        case FuncProto():
+            return replace(type_, type=far(type_.type), parameters=tuple((n, far(p)) for n, p in type_.parameters))
+        case Reference():
+            return replace(type_, type=far(type_.type))
+        case _:
+            return type_
 
 
 def _types(chance: Random, count: int) -> list[BtfType]:

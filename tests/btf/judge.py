@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,18 +68,29 @@ BPFTOOL = BpftoolTally()
 REAL, TORTURE, INVENTED = Tally("real objects"), Tally("torture objects"), Tally("invented objects")
 
 
-def compare(objects: Mapping[str, Path], kernel: str, btf: Path, target: Btf, tally: Tally) -> list[str]:
-    """Compare what both make of every relocation of *objects* against *btf*, which *target* is; return differences."""
+def compare(
+    objects: Mapping[str, Path],
+    kernel: str,
+    btf: Path,
+    target: Btf,
+    tally: Tally,
+    modules: Mapping[Path, Btf] | None = None,
+) -> list[str]:
+    """Compare what both make of every relocation of *objects* against *btf*, which *target* is; return differences.
+
+    *modules* is the kernel's modules in both forms.
+    """
+    whole = _Kernel(btf, target, modules or {})
     differences: list[str] = []
     read = {name: _read(path.read_bytes()) for name, path in objects.items()}
     for everything in (False, True):
         # Programs marked optional are passed over at first, as by default, then loaded with the others and compared.
         asked = {name: obj for name, obj in read.items() if not everything or _has_optional(obj)}
         paths = [objects[name] for name in asked]
-        truths = ask_libbpf_of(paths, btf, everything=everything, code=True) if paths else []
+        truths = whole.ask(paths, everything=everything) if paths else []
         assert len(truths) == len(asked), (kernel, len(truths), list(asked)[len(truths) :])
         for (name, obj), truth in zip(asked.items(), truths, strict=True):
-            for place, ours, theirs, told in _pairs(objects[name], obj, truth, btf, target, everything=everything):
+            for place, ours, theirs, told in _pairs(objects[name], obj, truth, whole, everything=everything):
                 if told:
                     tally.relocations += 1
                     tally.outcomes[told.outcome] = tally.outcomes.get(told.outcome, 0) + 1
@@ -101,13 +112,28 @@ def _has_optional(obj: BpfObject) -> bool:
     return any(section_meaning(row.section).optional for row in obj.relocations)
 
 
+@dataclass
+class _Kernel:
+    """A kernel as libbpf reads it and as we do."""
+
+    btf: Path
+    target: Btf
+    modules: Mapping[Path, Btf]
+
+    def ask(self, paths: Sequence[Path], *, everything: bool) -> list[Truth]:
+        return ask_libbpf_of(paths, self.btf, everything=everything, code=True, modules=list(self.modules))
+
+    def relocated(self, obj: BpfObject) -> tuple[tuple[RelocationOutcome, ...], Mapping]:
+        return relocated(obj, self.target, modules={path.name: btf for path, btf in self.modules.items()})
+
+
 def _pairs(
-    path: Path, obj: BpfObject, truth: Truth, btf: Path, target: Btf, *, everything: bool
+    path: Path, obj: BpfObject, truth: Truth, kernel: _Kernel, *, everything: bool
 ) -> Iterator[tuple[str, object, object, Told | None]]:
     """Yield (where, ours, theirs, libbpf's words) of each relocation, then of each instruction and all candidates."""
     data, done = path.read_bytes(), 0
     while True:
-        results, patches = relocated(obj, target)
+        results, patches = kernel.relocated(obj)
         rows = [
             (number, row) for number, row in enumerate(results)
             if everything or not section_meaning(row.section).optional
@@ -123,16 +149,16 @@ def _pairs(
             assert len(truth.relocations) == len(rows), (path, len(truth.relocations), len(rows), truth.log[-5:])
             told_of = [row for _, row in rows if section_meaning(row.section).optional == everything]
             yield from _code(obj, told_of, patches, truth)
-            if not _has_optional(obj):
-                yield _candidates(obj, target, truth)
+            if not _has_optional(obj) and not kernel.modules:
+                yield _candidates(obj, kernel.target, truth)
             return
         done = refused + 1
         if done == len(rows):
             return
         data = without(data, rows[refused][0])
-        parked = btf.parent / "parked.o"
+        parked = kernel.btf.parent / "parked.o"
         parked.write_bytes(data)
-        obj, truth = read_object(data), ask_libbpf_of([parked], btf, everything=everything, code=True)[0]
+        obj, truth = read_object(data), kernel.ask([parked], everything=everything)[0]
 
 
 def _ours(obj: BpfObject, row: RelocationOutcome) -> tuple[object, ...]:

@@ -1,11 +1,13 @@
 /* What libbpf itself makes of objects on one BTF, told line by line: its own words, and the instructions it leaves.
  *
- *   libbpf_truth [--kernel] [--all] [--code] [--quiet] [--kconfig=TEXT] BTF|- OBJECT...
+ *   libbpf_truth [--kernel] [--all] [--code] [--quiet] [--kconfig=TEXT] [--module=FILE]... BTF|- OBJECT...
  *
  * Relocation is libbpf's work and needs no kernel, so bpf() is answered here: whatever is asked for is granted, and no
  * verifier, privilege or feature of the running kernel is in the way. --kernel lets the calls through instead. --all
  * also loads the programs an object marks as optional, --code prints the instructions, --quiet leaves out libbpf's
  * words, --kconfig gives options of a kernel that come before the running one's. "-" is the running kernel's BTF.
+ * With modules, BTF stands for the running kernel's and they for its modules': libbpf asks no module beside BTF that it
+ * was told to use.
  */
 #define _GNU_SOURCE
 #include <bpf/libbpf.h>
@@ -22,6 +24,39 @@
 
 static int through; /* to the running kernel */
 
+#define MODULES 8
+#define VMLINUX "/sys/kernel/btf/vmlinux"
+static const char *vmlinux;
+static struct { char *data; size_t size; int fd; } modules[MODULES];
+static int module_count;
+
+static void add_module(const char *path)
+{
+	FILE *file = fopen(path, "rb");
+	long size;
+
+	if (!file || module_count == MODULES || fseek(file, 0, SEEK_END) || (size = ftell(file)) <= 0)
+		exit(2);
+	rewind(file);
+	modules[module_count].data = malloc(size);
+	modules[module_count].size = fread(modules[module_count].data, 1, size, file);
+	modules[module_count++].fd = -1;
+	fclose(file);
+}
+
+/* What the kernel says of a module's BTF: its name, and as many of its bytes as there is room for. */
+static void tell_module(int i, struct bpf_btf_info *info)
+{
+	if (info->btf && info->btf_size)
+		memcpy((void *)(long)info->btf, modules[i].data,
+		       info->btf_size < modules[i].size ? info->btf_size : modules[i].size);
+	info->btf_size = modules[i].size;
+	info->kernel_btf = 1;
+	info->id = i + 1;
+	if (info->name && info->name_len)
+		snprintf((char *)(long)info->name, info->name_len, "module%d", i);
+}
+
 static long granted(long command, union bpf_attr *attr)
 {
 	switch (command) {
@@ -30,10 +65,20 @@ static long granted(long command, union bpf_attr *attr)
 	case BPF_BTF_LOAD:
 		return open("/dev/null", O_RDWR | O_CLOEXEC);
 	case BPF_BTF_GET_NEXT_ID:
-	case BPF_MAP_GET_NEXT_ID:
-		errno = ENOENT; /* no modules */
+		if ((int)attr->start_id < module_count) {
+			attr->next_id = attr->start_id + 1;
+			return 0;
+		}
+		errno = ENOENT;
 		return -1;
+	case BPF_BTF_GET_FD_BY_ID:
+		return modules[attr->btf_id - 1].fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	case BPF_OBJ_GET_INFO_BY_FD:
+		for (int i = 0; i < module_count; i++)
+			if (modules[i].fd == (int)attr->info.bpf_fd) {
+				tell_module(i, (void *)(long)attr->info.info);
+				return 0;
+			}
 		memset((void *)(long)attr->info.info, 0, attr->info.info_len);
 		return 0;
 	default:
@@ -58,6 +103,23 @@ long syscall(long number, ...)
 	if (!next)
 		next = dlsym(RTLD_NEXT, "syscall");
 	return next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+static FILE *opened(const char *name, const char *path, const char *mode)
+{
+	FILE *(*next)(const char *, const char *) = dlsym(RTLD_NEXT, name);
+
+	return next(vmlinux && !strcmp(path, VMLINUX) ? vmlinux : path, mode);
+}
+
+FILE *fopen(const char *path, const char *mode)
+{
+	return opened("fopen", path, mode);
+}
+
+FILE *fopen64(const char *path, const char *mode)
+{
+	return opened("fopen64", path, mode);
 }
 
 static int narrate(enum libbpf_print_level level, const char *format, va_list list)
@@ -99,10 +161,13 @@ int main(int count, char **words)
 		quiet |= !strcmp(words[i], "--quiet");
 		if (!strncmp(words[i], "--kconfig=", 10))
 			options.kconfig = words[i] + 10;
+		if (!strncmp(words[i], "--module=", 9))
+			add_module(words[i] + 9);
 	}
 	if (i >= count)
 		return 2;
-	options.btf_custom_path = strcmp(words[i], "-") ? words[i] : NULL;
+	vmlinux = module_count ? words[i] : NULL;
+	options.btf_custom_path = strcmp(words[i], "-") && !module_count ? words[i] : NULL;
 	libbpf_set_print(quiet ? NULL : narrate);
 	printf("libbpf %s\n", libbpf_version_string());
 	while (++i < count) {

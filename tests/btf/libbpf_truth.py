@@ -115,14 +115,17 @@ def ask_libbpf_of(
     code: bool = False,
     kernel: bool = False,
     kconfig: str = "",
+    modules: Sequence[Path] = (),
 ) -> list[Truth]:
     """Open each of *paths* and relocate it against *btf* (None: the running kernel's); one process does them all.
 
     *everything* includes the programs marked optional, *code* reads the instructions back, *kernel* really loads,
-    *kconfig* are lines of options that come before the kernel's own.
+    *kconfig* are lines of options that come before the kernel's own, *modules* is BTF on top of *btf*, which is then
+    taken for the running kernel's.
     """
     flags = [word for word, on in (("--all", everything), ("--code", code), ("--kernel", kernel)) if on]
     flags += [f"--kconfig={kconfig}"] if kconfig else []
+    flags += [f"--module={path}" for path in modules]
     command: list[str | Path] = [truth_program(), *flags, btf or "-", *paths]
     done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     crashed = done.returncode in (-signal.SIGSEGV, -signal.SIGFPE, -signal.SIGABRT, -signal.SIGBUS)

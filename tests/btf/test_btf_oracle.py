@@ -7,15 +7,18 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from invent import invent
+from invent import invent, invent_modules
 from judge import BPFTOOL, INVENTED, REAL, TORTURE, compare
-from judged import KERNELS, own_objects, tools_objects
+from judged import CACHE, KERNELS, own_objects, tools_objects
 from libbpf_truth import Truth, ask_libbpf_of, write_btf
 from rules import HEAD, MATCHES, RULES, as_type_matches
 
 from btf.elf_object import read_object
 from btf.minimise import minimise
+from btf.module import parse_module, read_module
 from btf.parse import parse_btf
+from btf.relocate import relocate
+from fleet.lab.kernels import fetch
 
 
 @pytest.fixture(scope="session")
@@ -103,3 +106,45 @@ def test_invented_objects_on_invented_kernels(tmp_path, first) -> None:
         if whole.relocated:
             cut = ask_libbpf_of([path], small)[0]
             assert _words(whole) == _words(cut), f"minimised, seed {seed}"
+
+
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_invented_objects_on_invented_modules(tmp_path, first) -> None:
+    for seed in range(first, first + 50):
+        object_, kernel, modules = invent_modules(Random(seed))
+        path, btf, target = tmp_path / "invented.o", write_btf(tmp_path / "kernel.btf", kernel), parse_btf(kernel)
+        path.write_bytes(object_)
+        at_hand = {
+            write_btf(tmp_path / f"{number}.btf", data): parse_btf(data, base=target)
+            for number, data in enumerate(modules)
+        }
+        assert compare({f"{seed} on modules": path}, f"{seed} of modules", btf, target, INVENTED, at_hand) == []
+
+
+OF_MODULES = """
+struct nf_conn { unsigned long status; int timeout; } CORE;
+struct ovl_inode { unsigned long flags; int gone; } CORE;
+struct xfs_inode { u64 i_ino; struct xfs_mount *i_mount; } CORE;
+struct list_head { void *next; } CORE;
+PROG(struct nf_conn *c = (void *)t; struct ovl_inode *o = (void *)t; struct xfs_inode *x = (void *)t;
+     out[0] = bpf_core_field_exists(c->status); bpf_core_read(&v, 4, &c->timeout); out[1] = v;
+     out[2] = bpf_core_field_exists(o->gone); bpf_core_read(&v, 4, &o->flags); out[3] = v;
+     out[4] = bpf_core_type_size(struct xfs_inode); out[5] = bpf_core_type_id_kernel(struct nf_conn);
+     bpf_core_read(&v, 4, &((struct list_head *)t)->next); out[6] = v;
+     bpf_core_read(&v, 4, &x->i_mount))
+"""
+
+
+def test_modules_of_a_real_kernel(compile_bpf, tmp_path) -> None:
+    folder = fetch("debian:6.12", cache=CACHE).modules
+    assert folder
+    data = KERNELS["debian 6.12 amd64"]()
+    btf, target = write_btf(tmp_path / "kernel.btf", data), parse_btf(data)
+    modules = {}
+    for name in ("nf_conntrack", "overlay", "xfs"):
+        module = read_module(next(folder.rglob(f"{name}.ko*")).read_bytes(), name=name)
+        modules[write_btf(tmp_path / f"{name}.btf", module.btf)] = parse_module(module, target)
+    path = compile_bpf("of_modules.bpf.c", text=HEAD + OF_MODULES)
+    assert compare({"of modules": path}, "debian 6.12 amd64 with modules", btf, target, TORTURE, modules) == []
+    found = relocate(read_object(path.read_bytes()), target, modules={p.stem: m for p, m in modules.items()})
+    assert {r.module for r in found} == {"", "overlay", "xfs"}
