@@ -37,7 +37,7 @@ class KernelUnknown(Fault):
 class NothingToImport(Fault):
     """Files that hold no BTF, as far as their names say."""
 
-    code = "COR-CLI-013"
+    code = "COR-CLI-022"
     exit = EXIT_USAGE
     remedy = "Name .btf, .btf.tar.xz, .ko, vmlinuz or vmlinux files, or folders that have some."
 

@@ -103,7 +103,7 @@ def test_one_bad_file_is_a_no_and_the_others_are_in(files, home, tmp_path) -> No
     assert [(f["outcome"], f["code"]) for f in done["files"]] == [("refused", "COR-BTF-001"), ("added", None)]
     assert fault(home, "import", bad) == "COR-BTF-001"
     (tmp_path / "empty").mkdir()
-    assert fault(home, "import", tmp_path / "empty") == "COR-CLI-013"
+    assert fault(home, "import", tmp_path / "empty") == "COR-CLI-022"
 
 
 def test_two_of_one_name_are_not_chosen_between(files, home) -> None:
