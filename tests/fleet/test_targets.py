@@ -23,6 +23,7 @@ KALLSYMS = """\
 0000000000000000 t tcp_ack
 0000000000000000 t tcp_ack.constprop.0
 0000000000000000 t tcp_ack.cold
+0000000000000000 t tcp_ack.cold.27
 0000000000000000 t update_curr.isra.0
 0000000000000000 t split.part.0.isra.0
 0000000000000000 D some_data
