@@ -83,6 +83,15 @@ def _objects(settings: Settings) -> Finding:
     return Finding("objects", OK, f"{built} builds of {len(settings.catalogue())} programs are there")
 
 
+def _emulator(_settings: Settings) -> Finding:
+    from fleet.lab.machine import EMULATORS
+
+    found = [row.command for row in EMULATORS.values() if shutil.which(row.command)]
+    if found:
+        return Finding("emulator", OK, f"{', '.join(found)}: `corollout prove` can boot kernels")
+    return Finding("emulator", WARN, "none is installed, so nothing can be proven", "Install qemu-system-x86.")
+
+
 def _record(settings: Settings) -> Finding:
     if not settings.database.exists():
         return Finding("record", WARN, f"none at {settings.database}", "Run `corollout init`.")
@@ -110,6 +119,7 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     _namesake,
     _runner,
     _objects,
+    _emulator,
     _record,
     _agent,
     _space,

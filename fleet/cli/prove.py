@@ -28,7 +28,7 @@ _PROVABLE = ("core", "core-btf")
 
 
 @click.command(epilog="Profiles: " + "; ".join(f"{row.name}: {row.summary}" for row in PROFILES.values()) + ".")
-@click.argument("names", metavar="OBJECT|PROGRAM...", nargs=-1, required=True)
+@click.argument("names", metavar="[OBJECT|PROGRAM]...", nargs=-1)
 @click.option("--kernel", "kernel_names", default=DEFAULT_KERNELS, show_default=True, help="By name or path; a list.")
 @click.option("--profile", "profile_names", default=DEFAULT_PROFILES, show_default=True, help="A list, or `all`.")
 @click.option("--variant", "variants", default="core,core-btf", show_default=True, help="Which of core, core-btf.")
@@ -37,6 +37,7 @@ _PROVABLE = ("core", "core-btf")
 @click.option(
     "--parallel", type=click.IntRange(0, 64), default=0, help="Guests at a time; 0 = what this machine holds."
 )
+@click.option("--kept", is_flag=True, help="Show what the record has of earlier proofs; boot nothing.")
 @click.option("--check", is_flag=True, help="Say which guests would be booted; boot none, fetch nothing.")
 @output_option
 @pass_settings
@@ -53,12 +54,18 @@ def prove(
     parallel: int,
     output: str,
     *,
+    kept: bool,
     check: bool,
 ) -> None:
     """Load, attach and exercise each OBJECT or PROGRAM on real kernels under emulation; no root, no host touched.
 
     Exit code 0: predicted and real agree everywhere; 3: somewhere they do not; 6: somewhere nobody answered.
     """
+    if kept:
+        _show_kept(settings, names, output)
+        return
+    if not names:
+        raise click.UsageError("name an object or a program, or give --kept")
     from fleet.compatibility.outcome import Agreement
     from fleet.lab import proof
     from fleet.lab.kernels import Origin, cached, fetch
@@ -113,6 +120,15 @@ def _keep(settings: Settings, cells: Sequence[Cell]) -> None:
         if cell.agreement in (Agreement.FALSE_FITS, Agreement.REJECTED, Agreement.TOO_CAUTIOUS):
             place = keep(cell, settings.home / "contradictions")
             narrate(f"prove: {cell.subject.title} on {cell.kernel.name}: {cell.agreement}, kept in {place}")
+
+
+def _show_kept(settings: Settings, names: Sequence[str], output: str) -> None:
+    with settings.record() as record:
+        proofs = [p for p in record.proofs() if not names or p.program in names or Path(p.program).name in names]
+    rows = [{**asdict(p), "real": p.real.value, "predicted": p.predicted.value} for p in proofs]
+    columns = {"program": "program", "variant": "variant", "kernel": "release", "predicted": "predicted"}
+    columns |= {"real": "real", "agreement": "agreement", "detail": "detail"}
+    emit("proofs", rows, columns, output, wide={"build": "build", "kernel id": "kernel_id", "policy": "policy"})
 
 
 def _words(text: str) -> list[str]:

@@ -88,12 +88,12 @@ def read_outcome(task: Mapping[str, Any]) -> Outcome:
     verify, hold = _part(task, "verify"), _part(task, "hold")
     said = _part(verify, "said")
     if said.get("event") != "verified":
-        return _refusal(said, took)
+        return _refusal(said, verify, took)
     said = _part(hold, "said")
     if said.get("event") == "error" and said.get("stage") == "attach" and said.get("errno") in _NO_PLACE:
         return Outcome(Real.LOADED, message=printable(str(said.get("message", ""))), took_s=took)
     if said.get("event") != "ready":
-        return _refusal(said, took)
+        return _refusal(said, hold, took)
     attached = [p for p in said.get("programs", ()) if isinstance(p, dict) and p.get("attached")]
     sample = _part(hold, "sample").get("programs", ())
     runs = {str(p.get("name")): p["run_cnt"] for p in sample if isinstance(p, dict) and _count(p.get("run_cnt"))}
@@ -106,9 +106,10 @@ def read_outcome(task: Mapping[str, Any]) -> Outcome:
     )
 
 
-def _refusal(said: Mapping[str, Any], took_s: float) -> Outcome:
+def _refusal(said: Mapping[str, Any], step: Mapping[str, Any], took_s: float) -> Outcome:
     if said.get("event") != "error":
-        return Outcome(Real.SILENT, took_s=took_s)
+        words = f"the runner said nothing, status {step.get('status', '?')}, {took_s:.0f} s: {step.get('noise', '')}"
+        return Outcome(Real.SILENT, message=printable(words), took_s=took_s)
     stage, errno, program = (printable(str(said.get(name, "")), 200) for name in ("stage", "errno", "program"))
     log = "\n".join(printable(line, 400) for line in str(said.get("log", ""))[-_LOG_TAIL:].splitlines())
     message = printable(str(said.get("message", "")))

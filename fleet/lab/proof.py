@@ -2,7 +2,8 @@
 
     prove(subjects, kernels, profiles, parallel=2) → one Cell for each subject × kernel × profile, as guests end
 
-A guest tries all its subjects one after the other. When it dies or is late, those it left are tried alone, once.
+A guest tries all its subjects one after the other. When it dies or is late, the one it died with is tried alone, once,
+and the others go on together in another guest.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -41,8 +43,8 @@ from probes.manifest import Manifest, Record, Variant
 # What the tc programs and the socket fallbacks of a host would have loaded by themselves.
 _MODULES = ("sch_ingress", "cls_bpf", "tcp_diag")
 _TC_PLACES = ("lo:ingress", "lo:egress")
-_LOAD_S = 60.0  # for one object, emulated
-_BOOT_S = 90.0  # to the end of the facts
+# Limits of what hangs, wide enough for a machine that has other work: for one object, and to the end of the facts.
+_LOAD_S, _BOOT_S = 120.0, 300.0
 _TOGETHER = 32  # objects tried in one guest
 _GUEST_MIB = 384
 
@@ -166,24 +168,38 @@ def prove(
     """Yield the cells of the matrix as guests end; *parallel* guests at a time, 0 = what this machine holds."""
     packs = [tuple(subjects[i : i + _TOGETHER]) for i in range(0, len(subjects), _TOGETHER)]
     guests = [_Guest(k, p, pack) for k in kernels for p in profiles for pack in packs]
+    stop = threading.Event()  # whoever stops asking ends the guests that still run
     with ThreadPoolExecutor(parallel or guests_at_once()) as pool:
-        running = {pool.submit(_run, guest): guest for guest in guests}
+        running = {pool.submit(_run, guest, stop): guest for guest in guests}
         try:
             while running:
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     guest = running.pop(done)
                     run, cells = done.result()
                     on_guest(guest.kernel, guest.profile, run)
-                    left = [c.subject for c in cells if c.agreement is Agreement.UNANSWERED]
-                    if guest.again or (len(guest.subjects) == 1 and run.ended == "off"):
-                        left = []
-                    yield from (c for c in cells if c.subject not in left)
-                    for subject in left:
-                        alone = _Guest(guest.kernel, guest.profile, (subject,), again=True)
-                        running[pool.submit(_run, alone)] = alone
+                    again = _again(guest, run, cells)
+                    left = {id(subject) for next_ in again for subject in next_.subjects}
+                    yield from (c for c in cells if id(c.subject) not in left)
+                    running |= {pool.submit(_run, next_, stop): next_ for next_ in again}
         finally:
+            stop.set()
             for future in running:
                 future.cancel()
+
+
+def _again(guest: _Guest, run: machine.Run, cells: Sequence[Cell]) -> list[_Guest]:
+    """The guests to try what this one left unanswered: the one it died with alone, the others together; once each."""
+    silent = [c.subject for c in cells if c.agreement is Agreement.UNANSWERED]
+    if not silent or guest.again:
+        return []
+    begun = run.report.count(b'"event": "begin"')
+    if not begun:  # it died before the first: that is none of theirs
+        return [_Guest(guest.kernel, guest.profile, tuple(silent), again=True)]
+    died_with = guest.subjects[begun - 1] if run.ended != "off" else None
+    alone = [s for s in silent if died_with is None or s is died_with]
+    others = tuple(s for s in silent if died_with is not None and s is not died_with)
+    packs = [((s,), True) for s in alone] + ([(others, False)] if others else [])
+    return [_Guest(guest.kernel, guest.profile, pack, again=last) for pack, last in packs]
 
 
 def guests_at_once() -> int:
@@ -193,7 +209,7 @@ def guests_at_once() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), free_kib // (2 * (_GUEST_MIB + 128) * 1024)))
 
 
-def _run(guest: _Guest) -> tuple[machine.Run, list[Cell]]:
+def _run(guest: _Guest, stop: threading.Event) -> tuple[machine.Run, list[Cell]]:
     """Boot one guest, read its report, and hold every subject against it."""
     btf = types_of(guest.kernel)
     run = machine.boot(
@@ -202,6 +218,7 @@ def _run(guest: _Guest) -> tuple[machine.Run, list[Cell]]:
         parameters=guest.profile.parameters,
         memory_mib=_GUEST_MIB,
         deadline_s=_BOOT_S + 2 * _LOAD_S * len(guest.subjects) ** 0.5,
+        stop=stop,
     )
     facts, outcomes = read_report(run.report)
     cells = []

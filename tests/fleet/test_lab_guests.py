@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import lzma
 import os
 import stat
 import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,7 +22,7 @@ from lab_kernels import CACHE
 from fleet.cli.prove import _kernel_names
 from fleet.compatibility.outcome import Agreement, Outcome, Real, agreement, boot_policy, read_outcome
 from fleet.compatibility.verdict import Verdict
-from fleet.lab import machine
+from fleet.lab import machine, proof
 from fleet.lab.guest import held_caps
 from fleet.lab.initramfs import Entry, base, cpio, plain_file
 from fleet.lab.kernels import Kernel, fetch
@@ -178,6 +183,59 @@ def test_a_machine_that_is_late_is_ended(kernel: Kernel) -> None:
     assert run.cpu_s > 0
 
 
+def test_whoever_stops_asking_leaves_no_guest_behind(kernel: Kernel) -> None:
+    def forever() -> None:
+        guest = {"init": plain_file(b"#!/bin/busybox sh\n/bin/busybox sleep 999\n", mode=0o755)}
+        guest["bin/busybox"] = plain_file(busybox(), mode=0o755)
+        ended.append(machine.boot(kernel, [cpio(guest)], deadline_s=600, stop=stop).ended)
+
+    ended: list[str] = []
+    stop = threading.Event()
+    waiting = threading.Thread(target=forever)
+    waiting.start()
+    stop.set()
+    waiting.join(60)
+    assert ended == ["deadline"]
+
+
+def test_a_killed_controller_takes_its_guests_along(kernel: Kernel, tmp_path: Path) -> None:
+    (tmp_path / "initramfs").write_bytes(
+        cpio(
+            {
+                "init": plain_file(b"#!/bin/busybox sh\n/bin/busybox sleep 999\n", mode=0o755),
+                "bin/busybox": plain_file(busybox(), mode=0o755),
+            }
+        )
+    )
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom fleet.lab import machine\nfrom fleet.lab.kernels import Kernel\n"
+        "kernel = Kernel('k', Path(sys.argv[1]), '5.10', 'x86_64')\n"
+        "machine.boot(kernel, [Path(sys.argv[2]).read_bytes()], deadline_s=600)"
+    )
+    words = [sys.executable, "-c", program, str(kernel.vmlinuz), str(tmp_path / "initramfs")]
+    controller = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(tmp_path)})
+    while not (guests := _running_from(tmp_path)):
+        assert controller.poll() is None
+        time.sleep(0.1)
+    controller.kill()
+    controller.wait()
+    until = time.monotonic() + 30
+    while _running_from(tmp_path) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert _running_from(tmp_path) == set(), guests
+
+
+def _running_from(folder: Path) -> set[str]:
+    """Process ids of emulators whose files lie in *folder*."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes()
+            if b"qemu-system" in words and str(folder).encode() in words:
+                found.add(entry.parent.name)
+    return found
+
+
 def busybox() -> bytes:
     return Path("/bin/busybox").read_bytes()
 
@@ -193,3 +251,29 @@ def test_facts_of_a_guest_are_a_hosts_facts() -> None:
     assert facts is not None
     assert facts.value("kernel.arch") == "x86_64"
     assert read_report(b'{"event": "facts", "document": {"schema": "other"}}')[0] is None
+
+
+class Named(str):
+    """Stands for a subject: only its identity counts."""
+
+    __slots__ = ()
+
+
+def after(report: bytes, ended: str, *answered: int, again: bool = False) -> list[tuple[tuple[str, ...], bool]]:
+    subjects = tuple(Named(c) for c in "abcd")
+    guest = proof._Guest(None, None, subjects, again)
+    cells = [
+        SimpleNamespace(subject=s, agreement=Agreement.EQUAL if n in answered else Agreement.UNANSWERED)
+        for n, s in enumerate(subjects)
+    ]
+    run = machine.Run(report, "", ended, 1.0, 1.0, 1)
+    return [(g.subjects, g.again) for g in proof._again(guest, run, cells)]
+
+
+def test_what_a_guest_left_is_tried_again() -> None:
+    begun = b'{"task": 0, "event": "begin"}\n{"task": 0, "event": "task"}\n{"task": 1, "event": "begin"}\n'
+    assert after(b"", "died") == [(tuple("abcd"), True)], "it died before the first"
+    assert after(begun, "died", 0) == [(("b",), True), (("c", "d"), False)], "b killed it"
+    assert after(begun, "off", 0, 2, 3) == [(("b",), True)], "b did not answer in time"
+    assert after(begun, "off", 0, 1, 2, 3) == []
+    assert after(begun, "died", 0, again=True) == [], "once is enough"

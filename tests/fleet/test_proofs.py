@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from decide_cases import BASE, facts, materials, program, types
 from proof_objects import compile_proof
 from sqlalchemy.exc import IntegrityError
 
+from fleet.cli.main import cli
 from fleet.compatibility.choose import Kernels, choose
 from fleet.compatibility.decide import Learned
 from fleet.compatibility.outcome import Agreement, Outcome, Proof, Real, boot_policy
@@ -142,3 +144,11 @@ def test_a_bundle_has_both_sides_and_is_never_overwritten(tmp_path: Path) -> Non
     assert "corollout prove object.bpf.o --kernel debian:6.1 --profile plain" in told["again"]
     assert json.loads((first / "facts.json").read_text())["schema"] == "corollout.facts/1"
     assert proof_of(cell).detail == "load: EACCES: R0 invalid mem access 'map_value_or_null'"
+
+
+def test_what_was_kept_is_shown(tmp_path: Path, record: Record) -> None:
+    record.record_proofs([RAN, replace(RAN, program="other", build="sha256:other")])
+    done = CliRunner().invoke(cli, ["--home", str(tmp_path), "prove", "--kept", "one", "-o", "json"])
+    rows = json.loads(done.stdout)["rows"]
+    assert [(r["program"], r["real"], r["evidence"]) for r in rows] == [("one", "ran", "proven")]
+    assert CliRunner().invoke(cli, ["--home", str(tmp_path), "prove"]).exit_code == 2
