@@ -237,7 +237,9 @@ def extension(data: bytes, rng: Random) -> bytes:
     for _ in range(rng.choice((1, 1, 2, 4))):
         at = rng.choice((rng.randrange(0, len(raw), 4), rng.randrange(32, len(raw), 4) if len(raw) > 32 else 0, 24, 28))
         (old,) = struct.unpack_from("<I", raw, at)
-        number = rng.choice((*_NUMBERS, old + 1, old + 8, old ^ 1 << rng.randrange(32), rng.randrange(400)))
+        (other,) = struct.unpack_from("<I", raw, rng.randrange(0, len(raw), 4))
+        near = (other, other, old + 1, old - 1, old + 8, old - 8, old ^ 1 << rng.randrange(8), rng.randrange(16))
+        number = rng.choice(near if rng.random() < 0.7 else (*_NUMBERS, old ^ 1 << rng.randrange(32)))
         struct.pack_into("<I", raw, at, number & 0xFFFFFFFF)
     return bytes(raw)
 
