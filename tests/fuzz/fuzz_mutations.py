@@ -12,6 +12,7 @@ import io
 import lzma
 import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from random import Random
 
@@ -394,6 +395,6 @@ def image(data: bytes, rng: Random) -> bytes:
                     continue
                 try:
                     return data[:at] + pack(image(unpack(data[at:]), rng))
-                except (OSError, EOFError, ValueError, lzma.LZMAError):
+                except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
                     break
             return any_bytes(data, rng)
