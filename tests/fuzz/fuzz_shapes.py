@@ -274,7 +274,7 @@ def _ask(data: bytes) -> None:
 
 def _programs_that_call_on() -> None:
     """Each of many programs calls the next one: together they reach the square of their number."""
-    count = 100_000
+    count = 40_000
     call = struct.pack("<BBhi", 0x85, 0x10, 0, 1)  # two further: past the end of this function
     code = (call + _EXIT[8:]) * (count - 1) + _EXIT
     _ask(bpf_object(code, [(f"f{n}", 16 * n, 16) for n in range(count)]))
@@ -328,7 +328,7 @@ def _relocated_program(code: bytes) -> None:
 
 def _lines() -> None:
     """As many lines as relocations, each of which is reported with its line."""
-    count = 40_000
+    count = 15_000
     task, _ = _fields(2)
     types = [INT, task]
     btf = encode_btf(types)
