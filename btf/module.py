@@ -58,7 +58,7 @@ def read_module(data: bytes, *, name: str) -> KernelModule:
     if packing_of(data):
         data = bytes(unpack(data, limit=_MAX_MODULE))
     if data[:4] != b"\x7fELF":
-        return KernelModule(_checked(name), data)
+        return KernelModule(_checked(name, "the file's name"), data)
     elf = Elf(data)
     said = dict(row.partition(b"=")[::2] for row in elf.bytes_of(elf.named(".modinfo")).split(b"\0"))
     btf = elf.bytes_of(elf.named(".BTF"))
@@ -68,14 +68,16 @@ def read_module(data: bytes, *, name: str) -> KernelModule:
         raise ModuleMalformed(f"{name} was built outside its kernel's tree: its BTF brings a base of its own")
     release = said.get(b"vermagic", b"").decode("utf-8", "replace").partition(" ")[0]
     return KernelModule(
-        _checked(said.get(b"name", b"").decode("utf-8", "replace") or name), btf, printable(release) or None
+        _checked(said.get(b"name", b"").decode("utf-8", "replace") or name, "section .modinfo"),
+        btf,
+        printable(release) or None,
     )
 
 
-def _checked(name: str) -> str:
+def _checked(name: str, where: str) -> str:
     """Return *name* as the kernel spells it: it becomes the name of a file."""
     if not _NAME.fullmatch(name):
-        raise ModuleMalformed(f"{name!r} is no name of a module")
+        raise ModuleMalformed(f"{where}: {name!r} is no name of a module")
     return name.replace("-", "_")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import struct
 import subprocess
 import tarfile
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import kernel_images as images
+import kernel_modules as modules
 
 from btf.elf import Elf
 from btf.encode import encode_btf
@@ -220,7 +222,16 @@ def image_seeds() -> Sequence[bytes]:
         images.zboot(images.pack(images.arm64(bare), "zstd"), b"zstd"),
         images.s390x(images.pack(images.bare(_kernels_btf(big_endian=True), order=">"), "xz")),
         images.vmlinux(None),
+        images.unified(images.bzimage(images.pack(whole, "gzip"))),
+        images.zimage(images.pack(bare, "gzip")),
     )
+
+
+def module_seeds() -> Sequence[bytes]:
+    """Modules of the kernel with every kind, packed and not."""
+    (split,) = split_seeds()
+    whole = modules.module(split)
+    return whole, lzma.compress(whole, preset=0), split
 
 
 def packed_seeds() -> Sequence[bytes]:

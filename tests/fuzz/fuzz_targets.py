@@ -19,12 +19,14 @@ import fuzz_seeds as seeds
 
 from btf.architecture import architecture
 from btf.archive import read_btf_file
+from btf.difference import difference
 from btf.elf_object import read_object
 from btf.encode import encode_btf
 from btf.extension import parse_extension
 from btf.kernel_image import read_kernel_image
 from btf.kinds import Unknown
 from btf.minimise import minimise
+from btf.module import parse_module, read_module
 from btf.object import BpfObject
 from btf.parse import parse_btf
 from btf.relocate import RelocationOutcome, relocate
@@ -180,6 +182,17 @@ def _kernel_image(data: bytes) -> None:
         assert text is None or text.isprintable(), f"not fit for a terminal: {text!r}"
 
 
+def _module_file(data: bytes) -> None:
+    module = read_module(data, name="type_1")  # its name is in every message, as a place
+    assert re.fullmatch(r"[A-Za-z0-9_]{1,64}", module.name) and (module.release or "").isprintable()
+    look_at(parse_module(module, _kernel()))
+
+
+def _difference(data: bytes) -> None:
+    for change in difference(parse_btf(data), _kernel()):
+        assert change.change in ("added", "removed", "changed")
+
+
 def _section_seeds(name: str) -> Callable[[], Sequence[bytes]]:
     return lambda: [seeds.section(seeds.small_object(), name)]
 
@@ -200,5 +213,7 @@ TARGETS: tuple[Target, ...] = (
     Target("check-kernel", seeds.btf_seeds, mutations.btf, _check_kernel),
     Target("file", seeds.file_seeds, mutations.file, _read_file),
     Target("packed", seeds.packed_seeds, mutations.any_bytes, _unpack),
+    Target("module-file", seeds.module_seeds, mutations.file, _module_file),
+    Target("difference", seeds.btf_seeds, mutations.btf, _difference),
     Target("kernel-image", seeds.image_seeds, mutations.image, _kernel_image),
 )
