@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from btf_places import VMLINUX
 from elftools.elf.elffile import ELFFile
-from judge import BPFTOOL, INVENTED, REAL, TORTURE
+from judge import BPFTOOL, INVENTED, REAL, REWRITTEN, TORTURE
 from libbpf_truth import version
 
 from btf.parse import parse_btf
@@ -70,6 +70,10 @@ def vmlinux(vmlinux_bytes: bytes) -> Btf:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     lines = [tally.summary() for tally in (REAL, TORTURE, INVENTED) if tally.relocations] + list(BPFTOOL.summary())
+    lines += [
+        f"not read by this libbpf, compared as written anew without the kinds it does not know: {name}"
+        for name in REWRITTEN
+    ]
     if lines:
         terminalreporter.section(f"libbpf and bpftool as judges: {version()}")
     for line in lines:

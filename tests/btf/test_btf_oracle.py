@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from pathlib import Path
 from random import Random
 
 import pytest
 from invent import invent, invent_modules
-from judge import BPFTOOL, INVENTED, REAL, TORTURE, compare
+from judge import BPFTOOL, INVENTED, REAL, REWRITTEN, TORTURE, compare
 from judged import CACHE, KERNELS, own_objects, tools_objects
 from libbpf_truth import Truth, ask_libbpf_of, write_btf
 from rules import HEAD, MATCHES, RULES, as_type_matches
 
 from btf.elf_object import read_object
+from btf.encode import encode_btf
+from btf.kinds import Float, Unknown
 from btf.minimise import minimise
 from btf.module import parse_module, read_module
 from btf.parse import parse_btf
@@ -148,3 +151,20 @@ def test_modules_of_a_real_kernel(compile_bpf, tmp_path) -> None:
     assert compare({"of modules": path}, "debian 6.12 amd64 with modules", btf, target, TORTURE, modules) == []
     found = relocate(read_object(path.read_bytes()), target, modules={p.stem: m for p, m in modules.items()})
     assert {r.module for r in found} == {"", "overlay", "xfs"}
+
+
+def test_kinds_that_the_judge_does_not_know(compile_bpf, btf_bytes, tmp_path) -> None:
+    """A kernel newer than this libbpf: its layout section lets us pass over what libbpf refuses."""
+    types = list(parse_btf(btf_bytes("kernel_a.c")))[1:]
+    old = encode_btf([*types, Float(0, "", 0)], layout=True)
+    _, _, _, _, _, type_len, string_off, string_len, layout_off, layout_len = struct.unpack_from("<HBBI6I", old)
+    new = bytearray(old[32:])
+    new[type_len - 8 : type_len - 4] = struct.pack("<I", 20 << 24)
+    new += struct.pack("<BBH", 0, 0, 0)
+    sections = (0, type_len, string_off, string_len, layout_off, layout_len + 4)
+    data = struct.pack("<HBBI6I", 0xEB9F, 1, 0, 32, *sections) + bytes(new)
+    target, btf = parse_btf(data), write_btf(tmp_path / "kernel.btf", data)
+    assert isinstance(target[len(target) - 1], Unknown)
+    path = compile_bpf("relocations.bpf.c")
+    assert compare({"relocations.bpf.c v2": path}, "a kind of 2027", btf, target, TORTURE) == []
+    assert "a kind of 2027" in REWRITTEN
