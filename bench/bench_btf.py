@@ -7,7 +7,6 @@ in the binaries of Debian's libbpf-tools.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import os
@@ -134,13 +133,14 @@ def warm(objects: dict[str, Path], kernel: Path, every: int = 4) -> dict[str, fl
     read = {name: read_object(path.read_bytes()) for name, path in objects.items()}
     for obj in read.values():
         _ = obj.asked
-    data, new, again, alone = kernel.read_bytes(), [], [], []
+    new, again, alone = [], [], []
+    known = None
     for name in list(read)[::every]:
-        known = KernelBtf(parse_btf(data), "0")
+        del known  # one kernel at a time
+        known = KernelBtf(parse_btf(kernel.read_bytes()), "0")
         for other, obj in read.items():
             if other != name:
                 check_object(other, obj, known)
-        gc.collect()
         new.append(timed(check_object, name, read[name], known)[0])
         again.append(best(check_object, name, read[name], known))
         alone.append(best(relocate, read[name], known.btf))
@@ -195,8 +195,7 @@ def matrix(objects: dict[str, Path], kernels: dict[str, Path], machine: str = ""
 
 
 def huge(objects: dict[str, Path], kernel: Path) -> dict[str, float]:
-    data = kernel.read_bytes()
-    parsed, btf = timed(parse_btf, data)
+    parsed, btf = timed(parse_btf, kernel.read_bytes())
     indexed, copies = timed(btf.by_name, "task_struct")
     obj = read_object(objects[TYPICAL].read_bytes())
     first, _ = timed(check_object, TYPICAL, obj, KernelBtf(btf, "0"))
@@ -205,9 +204,11 @@ def huge(objects: dict[str, Path], kernel: Path) -> dict[str, float]:
         tool = ["bpftool", "gen", "min_core_btf", kernel, out.name, objects[TYPICAL]]
         theirs = child_cpu(tool)
         size = Path(out.name).stat().st_size
+    types = len(btf)
+    del btf  # warm() has its own
     return {
-        "BTF, MB": len(data) / 1e6,
-        "types": len(btf),
+        "BTF, MB": kernel.stat().st_size / 1e6,
+        "types": types,
         "copies of task_struct": len(copies),
         "parse + index": parsed + indexed,
         "first check": first,

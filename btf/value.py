@@ -8,7 +8,8 @@ from typing import NamedTuple
 from btf.access import Path
 from btf.compatible import Unrelocatable
 from btf.extension import RelocationKind as Kind
-from btf.kinds import Enum, Int, Ptr
+from btf.kinds import Enum, Int
+from btf.kinds import Kind as BtfKind
 from btf.types import Btf
 
 U64 = (1 << 64) - 1
@@ -39,7 +40,6 @@ class _Field(NamedTuple):
     bit_size: int
     bitfield: bool
     type: int
-    signed: bool
 
 
 FIELD_KINDS = frozenset({Kind.BYTE_OFF, Kind.BYTE_SZ, Kind.FIELD_EXISTS, Kind.SIGNED, Kind.LSHIFT_U64, Kind.RSHIFT_U64})
@@ -70,21 +70,17 @@ def _field(path: Path) -> _Field:
     if step.name is None:
         raise Unrelocatable("EINVAL", f"{path.text()} is an array element, which has no such property")
     member = btf.member(step.type, step.at)
-    type_ = btf.resolve(member.type)
-    signed = type_.signed if isinstance(type_, Int | Enum) else False
+    id_ = btf.resolved(member.type)
+    size = _sized(btf, id_)
     if member.bit_size == 0:
-        size = _sized(btf, type_.id)
-        return _Field(
-            path.bit_offset // 8, size, path.bit_offset, size * 8, bitfield=False, type=type_.id, signed=signed
-        )
-    size = _sized(btf, type_.id)
+        return _Field(path.bit_offset // 8, size, path.bit_offset, size * 8, bitfield=False, type=id_)
     start = path.bit_offset // 8 // size * size if size else 0
     while path.bit_offset + member.bit_size - start * 8 > size * 8:
         if size >= 8 or size == 0:
             raise Unrelocatable("E2BIG", f"bitfield {path.text()} does not fit a 64-bit load")
         size *= 2
         start = path.bit_offset // 8 // size * size
-    return _Field(start, size, path.bit_offset, member.bit_size, bitfield=True, type=type_.id, signed=signed)
+    return _Field(start, size, path.bit_offset, member.bit_size, bitfield=True, type=id_)
 
 
 def _sized(btf: Btf, id_: int) -> int:
@@ -105,11 +101,17 @@ def _byte_offset(path: Path) -> Value:
 
 
 def _extends(btf: Btf, id_: int) -> str:
+    kind = btf.kind_of(id_)
+    if kind != BtfKind.INT:  # of hundreds of candidates only integers are decoded
+        return "pointer" if kind == BtfKind.PTR else ""
     type_ = btf[id_]
-    if isinstance(type_, Ptr):
-        return "pointer"
     # libbpf compares the whole encoding with "signed": a bool or char counts as unsigned.
     return "unsigned" if isinstance(type_, Int) and type_.encoding != 1 else ""
+
+
+def _signed(path: Path) -> Value:
+    type_ = path.btf[_field(path).type]
+    return Value(int(isinstance(type_, Int | Enum) and type_.signed))
 
 
 def _byte_size(path: Path) -> Value:
@@ -139,7 +141,7 @@ _VALUES: Mapping[Kind, Callable[[Path], Value]] = {
     Kind.BYTE_OFF: _byte_offset,
     Kind.BYTE_SZ: _byte_size,
     Kind.FIELD_EXISTS: lambda _: Value(1),
-    Kind.SIGNED: lambda path: Value(int(_field(path).signed)),
+    Kind.SIGNED: _signed,
     Kind.RSHIFT_U64: lambda path: Value(64 - _field(path).bit_size & _U32),
     Kind.LOCAL_TYPE_ID: lambda path: Value(path.root, certain=False),
     Kind.TARGET_TYPE_ID: lambda path: Value(path.root, certain=False),
