@@ -116,6 +116,25 @@ def test_optional_programs_do_not_fail_the_others(compile_bpf, vmlinux) -> None:
     assert {r.program for r in results} == {"fill", "netns_of", "on_exec", "on_exit", "never"}
 
 
+@pytest.mark.parametrize("kernel", ["kernel_a.c", "kernel_b.c"])
+def test_what_others_asked_before_changes_no_answer(compile_bpf, btf_bytes, vmlinux_bytes, kernel) -> None:
+    """Answers stay with the kernel's types: whoever asked first, in whatever order, they are those of a fresh look."""
+    objects = [
+        read_object(compile_bpf(source, cpu=cpu).read_bytes())
+        for source in ("relocations.bpf.c", "tracing.bpf.c")
+        for cpu in ("v1", "v2", "v3")
+    ]
+    for raw in (btf_bytes(kernel), vmlinux_bytes):
+        alone = [relocated(obj, parse_btf(raw)) for obj in objects]
+        shared = parse_btf(raw)
+        for turn in (1, -1, 1):
+            for obj, (results, patches) in list(zip(objects, alone, strict=True))[::turn]:
+                again, changed = relocated(obj, shared)
+                assert [r._replace(theirs=None) for r in again] == [r._replace(theirs=None) for r in results]
+                assert [r.theirs and r.theirs[1:] for r in again] == [r.theirs and r.theirs[1:] for r in results]
+                assert changed == patches
+
+
 def _module(base: Btf, *own: BtfType) -> Btf:
     return parse_btf(encode_btf(own, base=base), base=base)
 
