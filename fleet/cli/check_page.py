@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from btf.fault import printable
 from btf.relocate import RelocationOutcome
 from btf.types import Btf
-from fleet.cli.diagnostics import Diagnostic, diagnose, one_line, printable_line
+from fleet.cli.diagnostics import HARMLESS, Diagnostic, diagnose, one_line, printable_line
 from fleet.compatibility.check import ObjectCheck, ProgramCheck
 from fleet.compatibility.check_document import count_relocations
 from fleet.compatibility.verdict import Verdict
@@ -41,7 +41,10 @@ class Row:
 
 
 def row(check: ObjectCheck, *, relocations: bool = False, reference: Btf | None = None) -> Row:
-    """Return what is written of *check*; *reference*: BTF of the kernel the object was made for."""
+    """Return what is written of *check*; *reference*: BTF of the kernel the object was made for.
+
+    With *relocations*, all of them, and what is read in place of what.
+    """
     name, arch = check.kernel.name, check.kernel.arch
     where = f"{name} ({arch})" if arch and arch not in name else name
     where = f"next boot: {where}" if check.kernel.next_boot else where
@@ -50,7 +53,7 @@ def row(check: ObjectCheck, *, relocations: bool = False, reference: Btf | None 
         where,
         check.verdict,
         _summary(check),
-        tuple(diagnose(check, reference)),
+        tuple(d for d in diagnose(check, reference) if relocations or d.code != HARMLESS),
         tuple(_table(check)) if relocations else (),
     )
 

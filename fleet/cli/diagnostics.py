@@ -12,7 +12,7 @@ from btf.drift import Drift
 from btf.extension import LineInfo
 from btf.fault import printable
 from btf.guard import Guard
-from btf.nearest import instead
+from btf.nearest import Instead, instead
 from btf.object import BpfObject
 from btf.relocate import RelocationOutcome
 from btf.types import Btf
@@ -29,7 +29,9 @@ _REMEDIES = {
 }
 _LINE = 400  # characters of a line at most
 _NAMED = 6  # so many programs are named where several lack the same
+_FIELDS = frozenset({"byte_off", "byte_sz", "signed", "lshift_u64", "rshift_u64"})
 _NEAR = 3  # so many names like the one that is missing
+HARMLESS = "relocation-guarded"  # the code of what is not there, and something else is read in its stead
 _KINDS = {"byte_off": "field", "enumval_value": "enumval"}
 
 
@@ -88,11 +90,12 @@ def _relocation(check: ObjectCheck, outcome: RelocationOutcome) -> Diagnostic:
     line = _line(check.obj, outcome)
     callers = [p for p in check.programs if any(outcome is o for o in p.relocations)]
     optional = bool(callers) and all(p.optional for p in callers)
-    words = f"{outcome.local}: {outcome.detail}" if outcome.detail else outcome.local
+    near = instead(outcome, check.kernel.btf)
+    detail = _detail(outcome, near)
+    words = f"{outcome.local}: {detail}" if detail else outcome.local
     kept = "; the program is optional and left out" if optional else ""
     where = f"in {outcome.program} ({outcome.section}), byte {outcome.insn}: {outcome.kind}{kept}"
     kind = "size" if outcome.found else _KINDS.get(outcome.kind, outcome.kind.partition("_")[0])
-    near = instead(outcome, check.kernel.btf)
     help_ = _REMEDIES.get(kind) if outcome.outcome == "poisoned" and not (near and near.by_architecture) else None
     return Diagnostic(
         "warning" if optional else "error",
@@ -105,15 +108,23 @@ def _relocation(check: ObjectCheck, outcome: RelocationOutcome) -> Diagnostic:
     )
 
 
+def _detail(outcome: RelocationOutcome, near: Instead | None) -> str:
+    """Return what is wrong, as precisely as a look at the kernel's type tells."""
+    if near is None or not near.holder or outcome.kind not in _FIELDS:
+        return outcome.detail
+    return "a field of another kind of type" if near.other else "no such field"
+
+
 def _guarded(check: ObjectCheck, outcome: RelocationOutcome) -> Diagnostic:
     """What is not there and does no harm: where it would be read, which branch leads around it, and what is lost."""
     line = _line(check.obj, outcome)
     place = _place(line) if line else f"{check.name}:{outcome.section}+{outcome.insn}"
     around = _branch(check.obj, outcome.guard) if outcome.guard else "nothing calls it"
     if any((o.program, o.local) == (outcome.program, outcome.local) for p in check.programs for o in p.lost):
-        message = f"{outcome.local} falls away: {outcome.detail}, and nothing is read in its stead"
+        detail = _detail(outcome, instead(outcome, check.kernel.btf))
+        message = f"{outcome.local} falls away: {detail}, and nothing is read in its stead"
         return Diagnostic("warning", place, message, "lost", _source(line), (around,))
-    return Diagnostic("note", place, f"{outcome.local} is not read: {around}", "relocation-guarded")
+    return Diagnostic("note", place, f"{outcome.local} is not read: {around}", HARMLESS)
 
 
 def _branch(obj: BpfObject, guard: Guard) -> str:

@@ -65,6 +65,9 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "fits": FITS + EITHER, "guarded": FITS + GUARDED,
         "poisoned": FITS + POISONED, "optional": FITS + OPTIONAL, "odd": FITS + UNTELLABLE,
         "drifted": DRIFTED,
+        "other": "struct task_struct___p { void *tgid; } __attribute__((preserve_access_index));\n"
+        'SEC("raw_tp/sched_switch") int other(void *c) '
+        "{ return (long)BPF_CORE_READ((struct task_struct___p *)TASK, tgid); }\n",
         "renamed": 'SEC("kprobe/vfs_rea") int renamed(void *c) { return 0; }\n',
         "probed": 'SEC("kprobe/vfs_read") int probed(void *c) { return 0; }\n',
     }  # fmt: skip
@@ -114,7 +117,9 @@ def test_what_falls_away_degrades_and_is_named(objects) -> None:
     page = run(objects["guarded"]).stdout
     assert "warning: task_struct.no_such_field falls away: no such field" in page and "[lost]" in page
     assert "= the branch at guarded.bpf.c:" in page
-    assert "note: task_struct.no_such_field is not read: the branch at fits.bpf.c:" in run(objects["fits"]).stdout
+    assert "note: " not in run(objects["fits"]).stdout
+    every = run(objects["fits"], "--relocations").stdout
+    assert "note: task_struct.no_such_field is not read: the branch at fits.bpf.c:" in every
 
 
 def test_what_is_poisoned_is_a_no_that_names_the_field(objects) -> None:
@@ -258,6 +263,12 @@ def test_copies_of_a_function_are_a_missed_hook(objects, tmp_path) -> None:
     assert code == 3 and "only as vfs_read.isra.0" in reason["detail"] and reason["source"] == "kallsyms"
     several = _command("check", objects["probed"], "--btf", SAMPLES, "--symbols", symbols)
     assert several.returncode == 2 and several.stderr.startswith("COR-CLI-021: a list of functions is of one kernel")
+
+
+def test_a_field_of_another_kind_is_told_from_none(objects) -> None:
+    page = run(objects["other"]).stdout
+    assert "error: task_struct___p.tgid: a field of another kind of type [relocation-poisoned]" in page
+    assert "      = struct task_struct has tgid as pid_t\n" in page
 
 
 def test_functions_like_the_one_that_is_not_there(objects) -> None:
