@@ -196,14 +196,19 @@ _SPARE = "_perf"  # NAME and NAME_perf: one program over a ring buffer or over a
 _ORDER = (Verdict.FITS, Verdict.DEGRADED, Verdict.UNKNOWN, Verdict.BLOCKED, Verdict.REFUSED)
 
 
+def _twins(programs: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs (NAME, NAME_perf) among *programs*."""
+    names = dict.fromkeys(programs)
+    return [(p.removesuffix(_SPARE), p) for p in names if p.endswith(_SPARE) and p.removesuffix(_SPARE) in names]
+
+
 def without_spares(reasons: Iterable[Reason]) -> list[Reason]:
     """Return *reasons* without those of the twin that is not loaded: of NAME and NAME_perf the better one stays."""
     kept = list(reasons)
     by_program: dict[str, list[Reason]] = {}
     for reason in kept:
         by_program.setdefault(reason.requirement.program, []).append(reason)
-    for spare in [p for p in by_program if p.endswith(_SPARE) and p.removesuffix(_SPARE) in by_program]:
-        first = spare.removesuffix(_SPARE)
+    for first, spare in _twins(by_program):
         ranks = {p: _ORDER.index(conclude(by_program[p])[0]) for p in (first, spare)}
         out = first if ranks[spare] < ranks[first] else spare
         kept = [r for r in kept if r.requirement.program != out]
@@ -235,7 +240,12 @@ def assess(
         declared = (Requirement("fact", name, "manifest") for name in (row.requires if row else ()))
         needs = [*STRUCTURAL.get(variant, ()), *needs, *declared]
     said_once = {(n.kind, n.subject, n.program, n.context): n for n in reversed(needs)}
-    reasons = [answer(need, known, learned=past) for need in reversed(said_once.values())]
+    # That a build ran says nothing of a part it can do without, nor which of two twins was loaded.
+    free = frozenset(p for pair in _twins(n.program for n in needs) for p in pair)
+    reasons = [
+        answer(need, known, learned=None if need.optional or need.program in free else past)
+        for need in reversed(said_once.values())
+    ]
     wanted = any(n.kind == "btf" and n.subject == "kernel" for n in requirements)
     reasons += relocation_reasons(outcomes, wanted=wanted, learned=past, optional=optional)
     reasons = without_spares(reasons)

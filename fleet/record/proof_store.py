@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -10,11 +11,12 @@ from sqlalchemy import func, insert, select
 
 from btf.fault import printable
 from fleet.compatibility.decide import Learned
-from fleet.compatibility.outcome import Agreement, Proof, Real
+from fleet.compatibility.outcome import Agreement, Proof, Real, boot_policy
 from fleet.compatibility.verdict import Evidence, Verdict
 from fleet.record.access import Access
 from fleet.record.store import SOMEBODY, add_audit
-from fleet.record.tables import ProofRow
+from fleet.record.tables import FactsRow, HostRow, ProofRow, StepRow
+from inventory.facts import parse_facts
 
 _CONTRADICTIONS = (Agreement.FALSE_FITS, Agreement.REJECTED, Agreement.TOO_CAUTIOUS)
 
@@ -57,9 +59,31 @@ class ProofStore(Access):
         with self.reading() as session:
             return [_proof(row) for row in session.execute(statement).scalars()]
 
+    def observed(self) -> list[Learned]:
+        """Return what runs on hosts of the fleet: of each build and kernel build, one host where it is healthy now.
+
+        The boot policy is the host's, as its last scan showed it; a host that has another kernel by now is passed over.
+        """
+        healthy = (
+            select(StepRow.build, StepRow.kernel_id, func.min(StepRow.host), HostRow.facts_digest)
+            .join(HostRow, HostRow.name == StepRow.host)
+            .where(
+                StepRow.state == "healthy", HostRow.kernel_id == StepRow.kernel_id, HostRow.facts_digest.is_not(None)
+            )
+            .group_by(StepRow.build, StepRow.kernel_id)
+        )
+        found = []
+        with self.reading() as session:
+            for build, kernel_id, host, digest in session.execute(healthy).all():
+                document = session.execute(select(FactsRow.document).where(FactsRow.digest == digest)).scalar_one()
+                policy = boot_policy(parse_facts(zlib.decompress(document)))
+                words = f"this build is healthy on {host}, of the same kernel build"
+                found.append(Learned(build, kernel_id, Evidence.OBSERVED, words, policy=policy))
+        return found
+
     def learned(self) -> list[Learned]:
-        """Return what decisions may rest on: the strongest first, of equals the newest."""
-        found = [
+        """Return what decisions may rest on, proven and observed: the strongest first, of equals the newest."""
+        found = self.observed() + [
             Learned(
                 proof.build,
                 proof.kernel_id,

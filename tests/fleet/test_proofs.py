@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,17 @@ from sqlalchemy.exc import IntegrityError
 
 from fleet.cli.main import cli
 from fleet.compatibility.choose import Kernels, choose
-from fleet.compatibility.decide import Learned
+from fleet.compatibility.decide import Learned, assess
 from fleet.compatibility.outcome import Agreement, Outcome, Proof, Real, boot_policy
-from fleet.compatibility.verdict import Evidence, Verdict
+from fleet.compatibility.sources import Known
+from fleet.compatibility.verdict import Evidence, Requirement, Verdict
 from fleet.lab.bundle import keep
 from fleet.lab.kernels import Kernel
 from fleet.lab.profiles import PROFILES
 from fleet.lab.proof import Cell, predict, proof_of, subject_of_object
 from fleet.record import Record, database, open_record
+from inventory.facts import Answer, Facts
+from inventory.host import Host
 
 RAN = Proof(
     "one",
@@ -152,3 +155,58 @@ def test_what_was_kept_is_shown(tmp_path: Path, record: Record) -> None:
     rows = json.loads(done.stdout)["rows"]
     assert [(r["program"], r["real"], r["evidence"]) for r in rows] == [("one", "ran", "proven")]
     assert CliRunner().invoke(cli, ["--home", str(tmp_path), "prove"]).exit_code == 2
+
+
+@dataclass(frozen=True)
+class PlanOfOne:
+    kernel_id: str
+    id: str = "plan-1"
+    program: str = "tcp-flow"
+    digest: str = "d"
+    created_at: float = 1.0
+
+    def document(self) -> dict:
+        host = {"host": "web-1", "kernel_id": self.kernel_id, "variant": "core", "build": "sha256:core"}
+        return {"waves": [{"number": 0, "name": "canary", "bake_s": 1.0, "hosts": [{**host, "facts_digest": "f"}]}]}
+
+
+@dataclass(frozen=True)
+class Scan:
+    host: Host
+    facts: Facts | None
+    fault: None = None
+
+
+def test_what_is_healthy_on_a_host_is_observed_and_outweighs_the_lab(record: Record) -> None:
+    host, seen = Host("web-1"), facts()
+    record.import_hosts([host], "test")
+    record.record_scan(Scan(host, seen))
+    record.save_plan(PlanOfOne(seen.kernel_id))
+    rollout = record.create_rollout("plan-1", "ann")
+    record.begin_step(rollout, "web-1")
+    for state in ("attached", "verified"):
+        record.finish_step(rollout, "web-1", state)
+        assert record.observed() == []
+    record.move_steps(rollout, ("verified",), "healthy", wave=0)
+    record.record_proofs([replace(RAN, kernel_id=seen.kernel_id, policy=boot_policy(seen), real=Real.REFUSED)])
+    strongest, weaker = record.learned()
+    assert (strongest.evidence, strongest.refused, strongest.policy) == (Evidence.OBSERVED, False, boot_policy(seen))
+    assert (weaker.evidence, weaker.refused) == (Evidence.PROVEN, True)
+    assert strongest.speaks_for("sha256:core", seen)
+    record.record_scan(Scan(host, facts({"kernel.build_id": {"answer": "yes", "value": "bbbb2222"}})))
+    assert record.observed() == [], "the host has another kernel by now"
+
+
+def test_that_a_build_ran_says_nothing_of_what_it_can_do_without() -> None:
+    ran = Learned("b", facts().kernel_id, Evidence.PROVEN)
+    needs = {
+        "must": Requirement("helper", "find_vma", program="a", context="kprobe"),
+        "may": Requirement("helper", "find_vma", program="b", context="kprobe", optional=True),
+        "ring": Requirement("helper", "find_vma", program="c", context="kprobe"),
+        "perf": Requirement("helper", "find_vma", program="c_perf", context="kprobe"),
+    }
+    found = assess(program(), "core", tuple(needs.values()), Known(facts()), build="b", learned=[ran])
+    answers = {r.requirement.program: r.answer for r in found.reasons if r.requirement.kind == "helper"}
+    assert answers["a"] is Answer.YES
+    assert answers["b"] is Answer.UNKNOWN
+    assert Answer.YES not in {answers.get("c"), answers.get("c_perf")}
