@@ -58,6 +58,60 @@ def poisoned_program(random: Random) -> tuple[list[Insn], int]:
     return [*insns, Insn(0xB7, 0, 0, 0, 0), Insn(EXIT, 0, 0, 0, 0)], poison
 
 
+def poisoned_calls(random: Random) -> tuple[list[Insn], list[int], int]:
+    """Return a program that calls a function of its own, where it calls it, and where the function begins.
+
+    It passes a number in r2 and an address of its stack in r3; the function reads and writes there, and returns what it
+    likes. Poison is in the one or the other.
+    """
+    inside = random.random() < 0.5
+    program, calls = _caller(random, poisoned=not inside)
+    begin = len(program)
+    program = [i._replace(imm=begin - n - 1) if n in calls else i for n, i in enumerate(program)]
+    return program + _callee(random, poisoned=inside), calls, begin
+
+
+def _caller(random: Random, *, poisoned: bool) -> tuple[list[Insn], list[int]]:
+    insns = [Insn(0xBF, 6, 1, 0, 0), *(Insn(0xB7, r, 0, 0, random.choice(_NUMBERS)) for r in _REGISTERS)]
+    insns += [Insn(0xBF, 8, 10, 0, 0), Insn(0x07, 8, 0, 0, -16)]
+    insns += [Insn(0x7B, 10, random.choice(_REGISTERS), -8 * n, 0) for n in (1, 2, 3)]
+    calls = []
+    for _ in range(random.randint(1, 3)):
+        for _ in range(random.randint(0, 4)):
+            insns.append(_plain(random, 0))
+        insns += [Insn(0xBF, 1, 6, 0, 0), Insn(0xB7, 2, 0, 0, random.randint(0, 3)), Insn(0xBF, 3, 10, 0, 0)]
+        insns += [Insn(0x07, 3, 0, 0, random.choice((-8, -16, -24))), Insn(CALL, 0, 1, 0, 0)]
+        calls.append(len(insns) - 1)
+        insns += [Insn(0xB7, r, 0, 0, random.choice(_NUMBERS)) for r in (2, 3, 4, 5)]
+    return insns + _end(random, poisoned=poisoned), calls
+
+
+def _callee(random: Random, *, poisoned: bool) -> list[Insn]:
+    insns = [Insn(0xBF, 6, 1, 0, 0), Insn(0xBF, 7, 3, 0, 0), Insn(0xBF, 8, 10, 0, 0), Insn(0x07, 8, 0, 0, -16)]
+    insns += [Insn(0xB7, r, 0, 0, random.choice(_NUMBERS)) for r in (0, 3, 4, 5)]
+    insns += [Insn(0x7B, 10, random.choice((0, 2, 4)), -8 * n, 0) for n in (1, 2, 3)]
+    through = Insn(0x7B, 7, random.choice((0, 2, 4)), 0, 0), Insn(0x79, 4, 7, 0, 0), Insn(0x62, 7, 0, 0, 1)
+    insns += random.sample(through, random.randint(0, 2))
+    return insns + _end(random, poisoned=poisoned, keep=7)
+
+
+def _end(random: Random, *, poisoned: bool, keep: int | None = None) -> list[Insn]:
+    """Return some instructions, poison among them when asked for, and the way out."""
+    length = random.randint(3, 10)
+    poison = random.randint(1, length - 1) if poisoned else -1
+    insns = [POISON if n == poison else _plain(random, length - n, keep) for n in range(length)]
+    if random.random() < 0.5:
+        insns.append(Insn(0xB7, 0, 0, 0, random.randint(0, 2)))
+    return [*insns, Insn(EXIT, 0, 0, 0, 0)]
+
+
+def _plain(random: Random, room: int, keep: int | None = None) -> Insn:
+    """Return an instruction that is no call, jumps at most *room* ahead and leaves the register *keep* alone."""
+    insn = _instruction(random, max(room - 1, 0))
+    touches = keep is not None and (keep in (insn.dst, insn.src) or insn.code & 0x07 == 3)
+    return Insn(0xB7, 4, 0, 0, random.choice(_NUMBERS)) if insn.code == CALL or touches else insn
+
+
 def _instruction(random: Random, room: int) -> Insn:
     a, b = random.choice(_REGISTERS), random.choice(_REGISTERS)
     match random.randint(0, 9):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from judged import tools_objects
 from libbpf_truth import ask_libbpf, write_btf
 from reach_cases import CASES, KERNEL, LOCAL
 from rules import HEAD
@@ -44,6 +45,21 @@ def test_real_objects_load_here_as_foretold(compile_bpf, vmlinux) -> None:
     results = relocate(read_object(path.read_bytes()), vmlinux)
     assert all(r.guarded for r in results if r.outcome == "poisoned" and r.program != "never")
     assert ask_libbpf(path, None).loaded is None
+
+
+@pytest.mark.kernel
+def test_the_tools_of_libbpf_load_here_as_foretold(vmlinux, tmp_path) -> None:
+    """What is refused for its poison has poison alive, what loads has none; lockdown and lost hooks hinder the rest."""
+    judged = {"loads": 0, "poison": 0, "hindered": 0}
+    for name, path in tools_objects(tmp_path).items():
+        alive = [o for o in relocate(read_object(path.read_bytes()), vmlinux) if o.reached_by]
+        truth = ask_libbpf(path, None)
+        poison = any("failed to resolve CO-RE relocation" in line for line in truth.log)
+        word = "loads" if truth.loaded is None else "poison" if poison else "hindered"
+        judged[word] += 1
+        if word != "hindered":
+            assert bool(alive) == poison, (name, alive)
+    assert judged["loads"] > 20 and judged["poison"] >= 1, judged
 
 
 def test_a_loop_is_a_way_back() -> None:
