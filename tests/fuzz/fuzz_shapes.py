@@ -10,6 +10,7 @@ import lzma
 import struct
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import fuzz_seeds as seeds
@@ -22,6 +23,7 @@ from btf.elf import SHF_EXECINSTR, SHT_PROGBITS, SHT_SYMTAB
 from btf.elf_object import read_object
 from btf.encode import encode_btf
 from btf.extension import RelocationKind
+from btf.fault import Fault
 from btf.kernel_image import read_kernel_image
 from btf.kinds import (
     Array,
@@ -421,6 +423,23 @@ def _streams() -> None:
     _image(_zeros(64 * MB) * 300)
 
 
+def _one_stream(size: int) -> bytes:
+    packer = lzma.LZMACompressor(preset=0)
+    return b"".join(packer.compress(bytes(MB)) for _ in range(size // MB)) + packer.flush()
+
+
+def _bomb_in_an_image() -> None:
+    """Gigabytes of zeros, packed as a kernel is; and just so many as may be."""
+    for size in (600 * MB, 255 * MB):
+        with suppress(Fault):
+            _image(images.bzimage(_one_stream(size)))
+
+
+def _bomb_after_bomb() -> None:
+    """A bare image with sixty bombs in it, none of which is a kernel."""
+    _image(bytes(64) + _one_stream(100 * MB) * 60)
+
+
 def _elf_files_inside() -> None:
     head = b"\x7fELF\x02\x01" + bytes(58)
     note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0" + bytes(20)
@@ -433,6 +452,7 @@ SHAPES: tuple[Callable[[], None], ...] = (
     _wide_match, _signatures_in_signatures, _enumerators, _many_relocations, _arrays_in_arrays,
     _programs_that_call_on, _functions_over_each_other, _programs_of_one_function, _stores, _branches, _endless,
     _lines, _maps, _externs, _bomb_of_zeros, _bomb_in_a_name, _names_of_names, _btf_headers, _banners, _streams,
+    _bomb_in_an_image, _bomb_after_bomb,
     _elf_files_inside,
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from fuzz_judge import Judge, by_chance
@@ -16,6 +17,7 @@ from btf.fault import Fault
 from btf.parse import BtfMalformed
 
 INPUTS = 250  # per target
+CASES = sorted((Path(__file__).parent / "cases").glob("*/*"))  # TARGET/INPUT
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
@@ -33,6 +35,19 @@ def test_damaged_input_parses_or_is_one_clear_fault(target) -> None:
     # Neither all of them nor none got through, or the damage tests nothing.
     assert counts["inputs"] == INPUTS == counts["parsed"] + counts["refused"]
     assert counts["parsed"] > 0 < counts["refused"]
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_what_was_found_once_stays_mended(path) -> None:
+    target = next(t for t in TARGETS if t.name == path.parent.name)
+    target.run(target.seeds()[0])
+
+    def run() -> list[str]:
+        judge = Judge(target, cpu_s=10)
+        judge.judge(path.read_bytes())
+        return list(judge.findings)
+
+    assert in_bounds(run, seconds=60) == []
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
