@@ -16,7 +16,7 @@ from btf.fault import EXIT_USAGE, Fault
 Buffer = bytes | bytearray | mmap.mmap  # what can be sliced and searched without being copied
 
 EM_BPF = 247
-SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
+SHT_NULL, SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 0, 1, 2, 4, 8, 9
 SHF_EXECINSTR = 4
 STT_OBJECT, STT_FUNC = 1, 2
 STB_LOCAL, STB_WEAK = 0, 2
@@ -116,7 +116,7 @@ class Elf:
         rows = list(layout.iter_unpack(self._data[table:end]))
         held = 0
         for number, (_, type_, _, _, offset, size, *_) in enumerate(rows):
-            if number == 0 or type_ in (0, SHT_NOBITS):
+            if number == 0 or type_ in (SHT_NULL, SHT_NOBITS):
                 continue
             held += size
             if offset + size > len(self._data):
@@ -139,7 +139,7 @@ class Elf:
 
     def bytes_of(self, section: Section | None) -> bytes:
         """Return the bytes of *section*, none for one that takes no room in the file and for None."""
-        if section is None or section.type in (0, SHT_NOBITS):
+        if section is None or section.type in (SHT_NULL, SHT_NOBITS):
             return b""
         return bytes(self._data[section.offset : section.offset + section.size])
 

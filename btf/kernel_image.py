@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from btf.architecture import architecture
 from btf.bare_kernel import banners, btf_in, build_id_in, config_in, names_in, packed_inside
-from btf.elf import EM_BPF, SHT_NOBITS, Buffer, Elf, ElfMalformed
+from btf.elf import EM_BPF, SHT_NOBITS, SHT_NULL, Buffer, Elf, ElfMalformed
 from btf.fault import EXIT_USAGE, Fault
 from btf.parse import BtfMalformed, parse_btf
 from btf.unpack import PackedMalformed, UnpacksTooLarge, packing_of, unpack
@@ -180,7 +180,8 @@ def _from_elf(data: Buffer, layers: list[str], arch: str | None, banner: str) ->
     else:
         parse_btf(btf)
     # Debug information lies behind what is loaded, and may be ten times as long.
-    end = max((s.offset + s.size for s in elf.sections if s.flags & _SHF_ALLOC and s.type != SHT_NOBITS), default=0)
+    held = (s for s in elf.sections if s.flags & _SHF_ALLOC and s.type not in (SHT_NULL, SHT_NOBITS))
+    end = max((s.offset + s.size for s in held), default=0)
     release, version = names_in(data, banner, end)
     if btf is None and not release and not next(banners(data, end), None):
         raise ImageUnreadable("byte 0: an ELF file that is no kernel: no `Linux version`, no BTF")

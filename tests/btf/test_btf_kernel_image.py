@@ -183,6 +183,14 @@ def test_broken_btf_in_a_section_is_refused(kernel_btf) -> None:
     assert image.btf is None and "what looks like it at byte" in image.why
 
 
+def test_a_section_that_is_none_may_claim_anything(kernel_btf) -> None:
+    whole = bytearray(make.vmlinux(kernel_btf))
+    table, row = struct.unpack_from("<Q", whole, 40)[0], "<IIQQQQ"
+    struct.pack_into(row, whole, table, 0, 0, 2, 0, 1 << 63, 1 << 63)
+    image = read_kernel_image(bytes(whole))
+    assert image.btf == kernel_btf and told(image) == WHOLE
+
+
 @pytest.mark.parametrize("how", make.PACKERS)
 def test_a_stream_unpacks_whole_or_refuses(how) -> None:
     data = random.Random(how).randbytes(300_000) + bytes(300_000)
