@@ -11,6 +11,7 @@ no host's kernel has such an id, so none is served by it unless a person gives i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import lzma
@@ -33,6 +34,8 @@ from btf.types import Btf
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_NOTE = 64 * 1024
+_HALF = ".new-"  # starts the name of what is not whole yet
+_DAY_S = 86_400
 _KEPT_PARSED = 8  # kernels whose parsed BTF stays in memory
 NAMED_ONLY = "name-"
 # How BTF came, by how much it says: a kernel's own word is not replaced by somebody else's.
@@ -224,6 +227,14 @@ class Archive:
         """Tell whether the BTF with this digest is stored."""
         return self._object(sha256).exists()
 
+    def tidy(self) -> None:
+        """Remove what writers that were killed more than a day ago left half-written; nothing refers to it."""
+        for folder in (self._objects, self._kernels, self._modules):
+            for left in folder.rglob(f"{_HALF}*"):
+                with contextlib.suppress(OSError):
+                    if left.stat().st_mtime < self._clock() - _DAY_S:
+                        left.unlink()
+
     def _keep(self, sha256: str, data: bytes) -> None:
         path = self._object(sha256)
         if not path.exists():
@@ -281,7 +292,7 @@ def _write_whole(path: Path, data: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_HALF, delete=False) as file:
             temporary = Path(file.name)
             file.write(data)
             file.flush()

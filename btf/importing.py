@@ -87,6 +87,8 @@ class Importer:
 
     def __init__(self, archive: Archive, *, kernel_id: str | None = None, check: bool = False) -> None:
         self._archive, self._kernel_id, self._check = archive, kernel_id, check
+        if not check:
+            archive.tidy()
         self._entries = {e.kernel_id: e for e in archive.list() if archive.holds(e.sha256)}
         self._packed = {e.packed: e for e in self._entries.values() if e.packed}
         self._unkept: dict[str, Btf] = {}  # with check: the last BTF looked at, for the modules that stand on it

@@ -6,7 +6,10 @@ import io
 import lzma
 import os
 import struct
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import kernel_images as make
@@ -219,6 +222,47 @@ def test_a_tar_with_a_wrong_sum_or_too_many_members_is_refused(archive, kernel, 
     whole[130] ^= 1  # in the size
     place.write_bytes(lzma.compress(whole))
     assert outcomes(archive, place) == [(place.name, "COR-BTF-023")]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from btf.archive import Archive
+from btf.importing import Importer, files_under
+importer = Importer(Archive(Path(sys.argv[1])))
+for path in files_under([Path(sys.argv[2])]):
+    print(importer.bring(path).outcome, flush=True)
+"""
+
+
+def test_an_import_that_is_killed_is_whole_as_far_as_it_came(kernel, tmp_path) -> None:
+    for number in range(200):
+        (tmp_path / f"6.1.{number}-1.btf").write_bytes(kernel + bytes([number]) * 9)  # each of its own content
+    root = tmp_path / "archive"
+    command = [sys.executable, "-c", KILLED, root, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as importing:
+        assert importing.stdout is not None
+        for _ in range(20):
+            assert importing.stdout.readline() == "added\n"
+        importing.kill()
+    entries = Archive(root).list()
+    assert 20 <= len(entries) < 200
+    for entry in entries:
+        assert len(Archive(root).get(entry.sha256)) == entry.size
+    again = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert again.count("already") == len(entries) and again.count("added") == 200 - len(entries)
+
+
+def test_what_a_killed_writer_left_goes_after_a_day(archive, kernel, tmp_path) -> None:
+    archive.put(kernel, kernel_id=ID, source="x")
+    fresh, old = (next((tmp_path / "archive/objects").iterdir()) / name for name in (".new-1", ".new-2"))
+    for path, age in ((fresh, 10), (old, 90_000)):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age,) * 2)
+    Importer(Archive(tmp_path / "archive"), check=True)
+    assert old.exists()
+    Importer(Archive(tmp_path / "archive"))
+    assert fresh.exists() and not old.exists() and Archive(tmp_path / "archive").entry(ID)
 
 
 def test_folders_are_walked_without_following_links(archive, kernel, tmp_path) -> None:
