@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from fleet.lab.kernels import Kernel
     from fleet.lab.machine import Run
     from fleet.lab.profiles import Profile
-    from fleet.lab.proof import Cell, Subject
+    from fleet.lab.proof import Cell
+    from fleet.lab.subject import Subject
 
 DEFAULT_KERNELS = "debian:5.10,6.1,6.12,sid"
 DEFAULT_PROFILES = "plain,no-btf"
@@ -149,7 +150,7 @@ def _kernel_names(text: str) -> list[str]:
 
 def _subjects(names: Sequence[str], variants: Sequence[str], settings: Settings) -> list[Subject]:
     from btf.elf_object import MAX_OBJECT
-    from fleet.lab.proof import subject_of_object, subject_of_program
+    from fleet.lab.subject import subject_of_object, subject_of_program
 
     unknown = [v for v in variants if v not in _PROVABLE]
     if unknown:

@@ -145,7 +145,10 @@ def wanted(name: str) -> Wanted:
 
 
 def cached(name: str, *, cache: Path) -> Kernel | None:
-    """Return the kernel if it is in the cache, or a path; None when it must be fetched. Raises KernelUnknown."""
+    """Return the kernel if it is in the cache, or a path; None when it must be fetched.
+
+    Raises KernelUnknown, and what ``btf.kernel_image`` raises for a file that is no kernel.
+    """
     if not name.startswith("debian:"):
         return _local(Path(name))
     row = wanted(name)
@@ -295,31 +298,18 @@ def _local(vmlinuz: Path) -> Kernel:
     """A kernel image somewhere on this machine; modules and config where distributions put them, if there."""
     if not vmlinuz.is_file():
         raise KernelUnknown(f"{vmlinuz}: no such file, and no name of a kernel to fetch")
-    release, arch = _banner(vmlinuz)
-    if not release:
-        release = vmlinuz.name.partition("-")[2]
+    image = read_kernel_image(vmlinuz.read_bytes())
+    release = image.release or ""
     modules = [vmlinuz.parent / "modules", Path("/lib/modules") / release]
     configs = [vmlinuz.parent / "config", vmlinuz.parent / f"config-{release}"]
     return Kernel(
         name=str(vmlinuz),
         vmlinuz=vmlinuz,
         release=release,
-        arch=arch,
+        arch=image.arch or os.uname().machine,
         modules=next((m for m in modules if release and m.is_dir()), None),
         config=next((c for c in configs if c.is_file()), None),
     )
-
-
-def _banner(vmlinuz: Path) -> tuple[str, str]:
-    """Release and architecture by the image's own header: x86's boot protocol, arm64's magic; release may be empty."""
-    with vmlinuz.open("rb") as image:
-        head = image.read(0x10000)
-    if head[0x202:0x206] == b"HdrS":
-        at = int.from_bytes(head[0x20E:0x210], "little") + 0x200
-        return head[at : at + 128].split(b"\0")[0].decode("ascii", "replace").split(" ")[0], "x86_64"
-    if head[0x38:0x3C] == b"ARMd" or (head[:2] == b"MZ" and head[4:8] == b"zimg"):
-        return "", "aarch64"
-    return "", os.uname().machine
 
 
 def _point(link: Path, folder: Path) -> None:

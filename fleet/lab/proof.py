@@ -14,14 +14,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
-from btf.elf_object import read_object
 from btf.fault import Fault, printable
 from btf.minimise import minimise
-from btf.object import BpfObject
 from btf.parse import parse_btf
 from btf.relocate import relocate
 from btf.types import Btf
@@ -36,13 +33,12 @@ from fleet.compatibility.verifier import explain
 from fleet.lab import initramfs, machine, modules
 from fleet.lab.kernels import Kernel, kernel_btf
 from fleet.lab.profiles import Profile
+from fleet.lab.subject import Subject, attachments
 from inventory.facts import Facts, FactsMalformed, parse_facts
-from probes.catalogue import RUNNER, Program
-from probes.manifest import Manifest, Record, Variant
+from probes.catalogue import RUNNER
 
 # What the tc programs and the socket fallbacks of a host would have loaded by themselves.
 _MODULES = ("sch_ingress", "cls_bpf", "tcp_diag")
-_TC_PLACES = ("lo:ingress", "lo:egress")
 # Limits of what hangs, wide enough for a machine that has other work: for one object, and to the end of the facts.
 _LOAD_S, _BOOT_S = 120.0, 300.0
 _TOGETHER = 32  # objects tried in one guest
@@ -54,23 +50,6 @@ class GuestSilent(Fault):
 
     code = "COR-LAB-023"
     remedy = "The message has the last words of its console; with --parallel 1 it has the machine for itself."
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """One build to be proved: an object, with what its program's manifest says of it."""
-
-    name: str
-    variant: str  # core, or core-btf: the same object with BTF brought along
-    data: bytes
-    build: str  # the digest decisions know it by
-    program: Program
-    parsed: BpfObject = field(repr=False)
-
-    @property
-    def title(self) -> str:
-        """Name and variant in one word."""
-        return self.name if self.variant == "core" else f"{self.name} ({self.variant})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +83,6 @@ class Cell:
     def policy(self) -> str:
         """The boot policy under which this happened."""
         return boot_policy(self.facts) if self.facts else ""
-
-
-def subject_of_program(program: Program, variant: str) -> Subject:
-    """A program's build. Raises ArtefactMissing, or what reading the object raises."""
-    build = program.build(variant)
-    data = build.files["object"].read_bytes()
-    return Subject(program.name, variant, data, build.digest, program, read_object(data))
-
-
-def subject_of_object(name: str, data: bytes, variant: str) -> Subject:
-    """An object without a manifest; its build is known by its own digest."""
-    parsed = read_object(data)
-    rows = {"core": Variant(file=Path(name).name)}
-    bare = Manifest(name=name, version="0", kind="tracing", summary="", variants=rows, record=Record(struct=""))
-    return Subject(name, variant, data, f"sha256:{parsed.sha256}", Program(Path(name).parent, bare), parsed)
 
 
 def proof_of(cell: Cell) -> Proof:
@@ -286,7 +250,7 @@ def _job(guest: _Guest, btf: Btf | None) -> bytes:
                 "optional": list(row.optional_programs) if row else [],
                 "record": subject.program.manifest.record.struct,
                 "set": [],
-                "attach": _attachments(subject.parsed),
+                "attach": attachments(subject.parsed),
                 "stats": "kernel.bpf_stats_enabled" not in guest.profile.sysctls,
                 "deadline_s": _LOAD_S,
             }
@@ -301,12 +265,6 @@ def _job(guest: _Guest, btf: Btf | None) -> bytes:
     }
     entries["job/job.json"] = initramfs.plain_file(json.dumps(job).encode())
     return initramfs.cpio(entries)
-
-
-def _attachments(parsed: BpfObject) -> list[str]:
-    """Where the tc programs go: a section names no interface. Of more than two, the rest is loaded only."""
-    names = [p.name for p in parsed.programs if p.program_type == "sched_cls" and not p.optional]
-    return [f"{name}=tc:{place}" for name, place in zip(names, _TC_PLACES, strict=False)]
 
 
 def _last_words(run: machine.Run) -> str:

@@ -12,9 +12,21 @@ from pathlib import Path
 
 import pytest
 from debian_archive import DebianArchive
+from lab_kernels import CACHE
 
+from btf.kernel_image import ImageUnreadable
 from fleet.lab.apt import AptMissing, KeyUnknown, MirrorSilent
-from fleet.lab.kernels import Kernel, KernelUnknown, KernelUnusable, Origin, SeriesGone, cached, fetch, wanted
+from fleet.lab.kernels import (
+    Kernel,
+    KernelUnknown,
+    KernelUnusable,
+    Origin,
+    SeriesGone,
+    cached,
+    fetch,
+    kernel_btf,
+    wanted,
+)
 from fleet.lab.mirror import NoMirror, Source, debian_mirror, sources
 
 IMAGE = b"\x01" * (2 << 20)
@@ -225,21 +237,20 @@ def test_names() -> None:
     assert wanted("debian:6.12/s390x").package == "linux-image-s390x"
 
 
-def test_a_local_image_says_its_release(tmp_path: Path) -> None:
-    head = bytearray(0x400)
-    head[0x202:0x206] = b"HdrS"
-    head[0x20E:0x210] = (0x100).to_bytes(2, "little")
-    head[0x300:0x320] = b"6.1.0-9-cloud (builder@x) #1 SMP"
-    (tmp_path / "vmlinuz").write_bytes(head)
+def test_a_local_image_says_what_it_is(tmp_path: Path) -> None:
+    fetched = fetch("debian:5.10", cache=CACHE)
+    (tmp_path / "vmlinuz").symlink_to(fetched.vmlinuz)
     (tmp_path / "modules").mkdir()
     kernel = fetch(str(tmp_path / "vmlinuz"), cache=tmp_path / "c")
-    assert (kernel.release, kernel.arch, kernel.modules) == ("6.1.0-9-cloud", "x86_64", tmp_path / "modules")
+    assert (kernel.release, kernel.arch) == (fetched.release, "x86_64")
+    assert (kernel.modules, kernel.config, kernel.package) == (tmp_path / "modules", None, "")
+    assert kernel_btf(kernel) == kernel_btf(fetched) is not None
 
 
-def test_a_local_image_of_another_kind_is_known_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "vmlinuz-6.6.1").write_bytes(b"\0" * 0x38 + b"ARMd" + b"\0" * 100)
-    kernel = fetch(str(tmp_path / "vmlinuz-6.6.1"), cache=tmp_path / "c")
-    assert (kernel.release, kernel.arch, kernel.modules) == ("6.6.1", "aarch64", None)
+def test_a_file_that_is_no_kernel_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(b"\0" * 4096)
+    with pytest.raises(ImageUnreadable):
+        fetch(str(tmp_path / "vmlinuz"), cache=tmp_path / "c")
 
 
 ONE_LINE = """\

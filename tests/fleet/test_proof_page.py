@@ -10,8 +10,9 @@ from fleet.compatibility.outcome import Agreement, Outcome, Real, agreement
 from fleet.compatibility.verdict import Assessment, Evidence, Verdict
 from fleet.lab.kernels import Kernel
 from fleet.lab.profiles import PROFILES
-from fleet.lab.proof import Cell, subject_of_object
+from fleet.lab.proof import Cell
 from fleet.lab.proof_page import page
+from fleet.lab.subject import subject_of_object
 
 
 def test_the_page_has_a_table_for_each_kernel_and_the_differences(tmp_path: Path) -> None:

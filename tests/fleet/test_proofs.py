@@ -21,7 +21,8 @@ from fleet.compatibility.verdict import Evidence, Requirement, Verdict
 from fleet.lab.bundle import keep
 from fleet.lab.kernels import Kernel
 from fleet.lab.profiles import PROFILES
-from fleet.lab.proof import Cell, predict, proof_of, subject_of_object
+from fleet.lab.proof import Cell, predict, proof_of
+from fleet.lab.subject import subject_of_object
 from fleet.record import Record, database, open_record
 from inventory.facts import Answer, Facts
 from inventory.host import Host
