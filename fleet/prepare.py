@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from btf.archive import Archive
 from btf.elf_object import read_object
@@ -49,6 +51,7 @@ class Wishes:
     audit: bool = False
     controllers: tuple[str, ...] = ()
     scope: str | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)  # of the budget, instead of the manifest's
 
 
 def prepare(
@@ -77,6 +80,7 @@ def prepare(
         btf=_btf_files(archive, artefacts, builds, choices),
         away={v.name: f"{v.reach_code}: {v.reach_detail}" for v in record.hosts_named(names) if v.reach_code},
         scopes={n: {"kind": wishes.scope} for n in names} if wishes.scope else None,
+        budget=msgspec.structs.replace(program.manifest.budget, **wishes.limits),
     )
 
 

@@ -119,6 +119,25 @@ def report(settings: Settings, out: Path | None, output: str) -> None:
     emit("report", [{"path": str(p)} for p in paths], {"path": "path"}, output)
 
 
+# What a plan may change of a program's budget → the largest number a host's agent takes.
+_LIMITS = {"cpu_percent": 6400.0, "ns_per_event": 1e9, "memory_mib": 65536.0, "loss_percent": 100.0}
+
+
+def _limits(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            found[name] = float(number)
+            fits = 0 <= found[name] <= _LIMITS[name]
+        except (ValueError, KeyError):
+            fits = False
+        if not fits:
+            bounds = ", ".join(f"{known} up to {most:g}" for known, most in _LIMITS.items())
+            raise click.BadParameter(f"{text!r} is no limit: NAME=NUMBER, {bounds}")
+    return found
+
+
 @click.command()
 @click.argument("program")
 @click.option("--where", default="", help="Only hosts that this selector matches.")
@@ -138,6 +157,14 @@ def report(settings: Settings, out: Path | None, output: str) -> None:
     help="Where hosts are managed from; their SSH stays open to it whatever policies say.",
 )
 @click.option("--scope", type=click.Choice(["host", "netns", "cgroup"]), help="Default: the program's first.")
+@click.option(
+    "--budget",
+    "limits",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    callback=_limits,
+    help=f"Another limit than the program's, for slower hosts: {', '.join(_LIMITS)}.",
+)
 @click.option("--waves", default="5,25,100", show_default=True, help="Rising percentages of feasible hosts.")
 @click.option("--canary-bake", type=float, help="Seconds to watch wave 0.")
 @click.option("--bake", type=float, help="Seconds to watch each later wave.")
@@ -148,8 +175,8 @@ def report(settings: Settings, out: Path | None, output: str) -> None:
 @pass_settings
 def plan(
     settings: Settings, program: str, where: str, policies: tuple[Path, ...], controllers: tuple[str, ...],
-    scope: str | None, waves: str, canary_bake: float | None, bake: float | None, parallel: int | None, output: str,
-    *, audit: bool, try_unknown: bool, check: bool,
+    scope: str | None, limits: dict[str, float], waves: str, canary_bake: float | None, bake: float | None,
+    parallel: int | None, output: str, *, audit: bool, try_unknown: bool, check: bool,
 ) -> None:  # fmt: skip
     """Freeze who gets which build of PROGRAM in which wave. `corollout rollout start` takes the plan's id."""
     from fleet.prepare import Wishes, prepare
@@ -161,7 +188,7 @@ def plan(
     )
     wishes = Wishes(
         settings=wave_settings, policies=tuple(p.read_bytes() for p in policies), audit=audit,
-        controllers=controllers, scope=scope,
+        controllers=controllers, scope=scope, limits=limits,
     )  # fmt: skip
     with settings.record() as record:
         found = find_program(program, settings.catalogue())

@@ -21,6 +21,7 @@ from fleet.rollout.settings import WaveSettings
 from inventory.facts import Facts
 from inventory.host import Host
 from probes.catalogue import Build, Program
+from probes.manifest import Budget
 
 SCHEMA = "corollout.plan/1"
 SPEC_SCHEMA = "corollout.spec/1"
@@ -156,12 +157,13 @@ def make_plan(
     scopes: Mapping[str, Mapping[str, Any]] | None = None,
     away: Mapping[str, str] | None = None,
     generation: int = 1,
+    budget: Budget | None = None,
 ) -> Plan:
     """Plan *program* for *hosts*; whoever has no choice or cannot run it is skipped with a code.
 
     *builds* by variant; *config* and *scopes* by host; *facts* by host give the kernel release and catch choices older
     than the last scan; *btf* by kernel id is the digest of the BTF file sent along for ``core-btf``; *away* says, by
-    host, why the last scan got no answer: such a host is left out.
+    host, why the last scan got no answer: such a host is left out; *budget* takes the place of the manifest's.
     """
     by_host = {c.host: c for c in choices if c.program == program.name}
     ready: list[tuple[PlannedHost, bool]] = []
@@ -200,7 +202,7 @@ def make_plan(
         settings=settings,
         waves=waves,
         skipped=tuple(sorted(skipped, key=lambda s: s.host)),
-        shared={v: _shared(program, v, builds[v], generation) for v in sorted(used)},
+        shared={v: _shared(program, v, builds[v], generation, budget) for v in sorted(used)},
         own={name: part for name, part in own.items() if name in planned_hosts},
     )
 
@@ -277,7 +279,7 @@ def _scope(program: Program, wanted: Mapping[str, Any] | None) -> dict[str, Any]
     return scope
 
 
-def _shared(program: Program, variant: str, build: Build, generation: int) -> dict[str, Any]:
+def _shared(program: Program, variant: str, build: Build, generation: int, budget: Budget | None) -> dict[str, Any]:
     manifest = program.manifest
     row = program.variant(variant)
     return {
@@ -290,7 +292,7 @@ def _shared(program: Program, variant: str, build: Build, generation: int) -> di
         "files": dict(build.digests),
         "record": manifest.record.struct,
         "optional": list(row.optional_programs) if row else [],
-        "budget": msgspec.to_builtins(manifest.budget),
+        "budget": msgspec.to_builtins(budget or manifest.budget),
         "fail_mode": manifest.fail_mode,
         "boot": manifest.boot,
         "lease_s": manifest.lease_s,

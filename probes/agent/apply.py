@@ -16,7 +16,7 @@ from probes.agent.spec import Spec, check_spec
 from probes.agent.state import Place, boot_seconds, forget, note, read_json, write_json
 from probes.agent.status import standing
 from probes.agent.variant import Site, same_family
-from probes.agent.verify import check_artefacts, verify_load
+from probes.agent.verify import check_artefacts, loaded_before, verify_load
 
 SCHEMA = "corollout.state/1"
 
@@ -65,7 +65,8 @@ def _verify(attempt: Attempt) -> None:
     scopes.resolve(attempt.spec.scope)
     if attempt.spec.static and attempt.spec.variant.startswith("core"):
         scopes.pin_folder(attempt.spec.program)
-    verify_load(attempt.site)
+    if loaded_before(attempt.site) is None:
+        verify_load(attempt.site)
     calibrate.ensure(attempt.place.root, attempt.spec.files.get("runner"))
 
 

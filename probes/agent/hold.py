@@ -57,7 +57,7 @@ class Holder:
         self.check_s: float = min(CHECK_S, self.spec.budget["interval_s"])
         self._wake, self._waker = os.pipe()
         self.normaliser = Normaliser(site)
-        self.child = Child(self.row.hold(site), self.place.log)
+        self.child = Child(self.row.hold(site), self.place.log, self.row.memory_mib)
         self._started = self._checked = time.monotonic()
 
     def run(self) -> int:

@@ -1,6 +1,7 @@
 """Processes of ours, known by pid and start time so that a reused pid is never mistaken, and never by name."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -24,6 +25,19 @@ def alive(known: Optional[Mapping[str, Any]]) -> bool:
     if not known or not isinstance(known.get("pid"), int):
         return False
     return identity(known["pid"]) == {"pid": known["pid"], "start": known.get("start")}
+
+
+def limit_memory(pid: int, mib: Optional[int]) -> None:
+    """Let process *pid*, just started, have at most *mib* MiB for itself; None leaves it as it is.
+
+    Private writable memory counts: since Linux commit 84638335900f ("mm: rework virtual memory accounting") (v4.5);
+    before, only the heap does.
+    """
+    if mib is not None:
+        try:
+            resource.prlimit(pid, resource.RLIMIT_DATA, (mib << 20, mib << 20))
+        except (ProcessLookupError, PermissionError, ValueError):
+            pass  # it has ended already, or the host has set it a harder limit
 
 
 def stop(known: Optional[Mapping[str, Any]], grace_s: float) -> bool:

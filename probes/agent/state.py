@@ -40,6 +40,7 @@ class Place:
         self.records = os.path.join(self.folder, "records.jsonl")
         self.journal = os.path.join(self.folder, "journal.jsonl")
         self.log = os.path.join(self.folder, "holder.log")
+        self.checked = os.path.join(self.folder, "checked.json")
         self.work = os.path.join(self.folder, "work")
 
     def make(self) -> None:

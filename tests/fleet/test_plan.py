@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +36,7 @@ from fleet.rollout.settings import SettingsWrong, WaveSettings
 from inventory.host import Host
 from probes.agent.spec import check_spec
 from probes.catalogue import Build
+from probes.manifest import Budget
 
 HEX = "ab" * 32
 BUILDS = {
@@ -226,6 +228,15 @@ def test_stale_hosts_are_found() -> None:
         refuse_stale(made, current)
     assert raised.value.exit == 3
     refuse_stale(made, dict.fromkeys("abcd", ("k1/x86_64", digest)))
+
+
+def test_another_budget_goes_to_every_host_and_nothing_else_changes() -> None:
+    usual, slow = plan([choice("a")]), plan([choice("a")], budget=Budget(cpu_percent=80.0, interval_s=1.0))
+    ours, others = usual.spec("a"), slow.spec("a")
+    assert check_spec(json.loads(json.dumps(others))).budget["cpu_percent"] == 80.0
+    assert ours.pop("budget") == msgspec.to_builtins(program().manifest.budget) != others.pop("budget")
+    assert ours == others
+    assert usual.digest != slow.digest
 
 
 def test_scopes_are_those_of_the_program() -> None:

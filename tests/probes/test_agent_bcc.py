@@ -130,6 +130,32 @@ def test_a_source_that_does_not_compile_is_rejected_with_its_log(realm: Realm) -
     assert (status, answer["code"], answer["stage"]) == (3, "COR-AGT-007", "load")
 
 
+def test_a_compile_that_wants_too_much_memory_is_ended_and_said(realm: Realm) -> None:
+    layers = "".join(
+        f"#define L{n} L{n - 1} L{n - 1} L{n - 1} L{n - 1} L{n - 1} L{n - 1} L{n - 1} L{n - 1}\n" for n in range(1, 9)
+    )
+    greedy = spec(realm, 1)
+    source = f"#define L0 x += x * 3;\n{layers}int f(void *ctx) {{ int x = 1; L8 return x; }}"
+    greedy["files"]["source"] = realm.stage(source.encode())
+    status, answer = realm.run("check", "--spec", "-", stdin=json.dumps(greedy).encode())
+    assert (status, answer["code"]) == (3, "COR-AGT-007")
+    assert "512 MiB" in answer["message"]
+
+
+def test_an_apply_does_not_compile_twice_what_was_checked_in_this_boot(
+    realm: Realm, caller: subprocess.Popen[bytes]
+) -> None:
+    wanted = spec(realm, caller.pid)
+    checked = realm.folder / "state/programs/sample-trace/checked.json"
+    realm.run("check", "--spec", "-", stdin=json.dumps(wanted).encode())
+    first = checked.read_bytes()
+    realm.applied(wanted, 1)
+    assert checked.read_bytes() == first
+    other = {**wanted, "files": {**wanted["files"], "source": realm.stage(SOURCE.encode() + b"\n")}, "generation": 2}
+    realm.applied(other, 2)
+    assert checked.read_bytes() != first
+
+
 def test_a_host_without_bcc_says_so(realm: Realm) -> None:
     realm.inside("sh", "-c", "mount -t tmpfs none /usr/lib/python3/dist-packages/bcc")
     status, answer = realm.apply(spec(realm, 1), 1)
