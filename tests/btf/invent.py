@@ -12,6 +12,7 @@ from assemble import FORMS, Asked, assemble
 
 from btf.access import Path, local_enumerator, local_field
 from btf.compatible import Unrelocatable
+from btf.elf_object import read_object
 from btf.encode import encode_btf
 from btf.extension import RelocationKind
 from btf.kinds import (
@@ -19,6 +20,7 @@ from btf.kinds import (
     BtfType,
     Composite,
     Const,
+    Datasec,
     Enum,
     Enum64,
     Float,
@@ -35,9 +37,11 @@ from btf.kinds import (
     Typedef,
     TypeTag,
     Union,
+    Var,
     Volatile,
 )
 from btf.parse import parse_btf
+from btf.relocate import relocate
 from btf.types import Btf
 from btf.value import ENUMERATOR_KINDS, FIELD_KINDS, value_of
 
@@ -74,6 +78,20 @@ def invent_modules(chance: Random) -> tuple[bytes, bytes, list[bytes]]:
         for _ in range(chance.randrange(1, 4))
     ]
     return assemble(types, asked), kernel, modules
+
+
+def borrow(chance: Random, types: Btf, kernel: Btf, count: int) -> bytes:
+    """Return an object with all the types of one kernel and up to *count* relocations; *kernel* refuses one in each way.
+
+    Every one that is refused costs the judge another look at everything.
+    """
+    # Sections of variables would have to be in the object.
+    own = [Const(0, "", 0) if isinstance(type_, Datasec | Var) else type_ for type_ in types[1:]]
+    asked = [_asked(chance, types) for _ in range(count)]
+    results = relocate(read_object(assemble(own, asked)), kernel)
+    refused = {result.outcome: row for row, result in zip(asked, results, strict=True) if result.fatal}
+    kept = [row for row, result in zip(asked, results, strict=True) if not result.fatal]
+    return assemble(own, kept + list(refused.values()))
 
 
 def _shifted(type_: BtfType, by: int) -> BtfType:
@@ -224,7 +242,7 @@ def _another(chance: Random, id_: int, type_: BtfType) -> BtfType:
 
 def _asked(chance: Random, local: Btf) -> Asked:
     kind = chance.randrange(13) if chance.random() < 0.99 else chance.randrange(16)
-    type_ = chance.choice([id_ for id_ in range(1, len(local)) if _fits(local, kind, id_)])
+    type_ = next(id_ for _ in range(10_000) if _fits(local, kind, id_ := chance.randrange(len(local))))
     if chance.random() < 0.02:
         type_ = chance.randrange(len(local))
     access = _access(chance, local, kind, type_)

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from invent import invent, invent_modules
+from invent import borrow, invent, invent_modules
 from judge import BPFTOOL, INVENTED, REAL, REWRITTEN, TORTURE, compare
 from judged import CACHE, KERNELS, own_objects, tools_objects
 from libbpf_truth import Truth, ask_libbpf_of, write_btf
@@ -168,3 +168,21 @@ def test_kinds_that_the_judge_does_not_know(compile_bpf, btf_bytes, tmp_path) ->
     path = compile_bpf("relocations.bpf.c")
     assert compare({"relocations.bpf.c v2": path}, "a kind of 2027", btf, target, TORTURE) == []
     assert "a kind of 2027" in REWRITTEN
+
+
+@pytest.mark.parametrize(
+    ("theirs", "kernel"),
+    [
+        ("kylin 4.19 aarch64", "debian 6.12 arm64"),
+        ("bclinux 4.19 x86_64", "debian 7.2 amd64"),
+        ("debian 6.1 amd64", "debian 5.10 amd64"),
+        ("debian 6.12 amd64", "debian sid s390x"),
+        ("debian 7.2 amd64", "centos 4.18 aarch64"),
+    ],
+)
+def test_types_of_one_kernel_on_another(tmp_path, theirs, kernel) -> None:
+    data = KERNELS[kernel]()
+    target, btf = parse_btf(data), write_btf(tmp_path / "kernel.btf", data)
+    path = tmp_path / "borrowed.o"
+    path.write_bytes(borrow(Random(theirs), parse_btf(KERNELS[theirs]()), target, 500))
+    assert compare({f"types of {theirs}": path}, kernel, btf, target, TORTURE) == []
