@@ -79,9 +79,9 @@ def fields_compatible(ours: Shape, target: Btf, target_id: int) -> bool:
         if ours.kind in _NAMED:
             name = essential_name(target.name_of(target_id))
             return not name or not ours.name or name == ours.name
+        if theirs == Kind.INT:
+            return not ours.old and target.integer(target_id)[1] == 0
         type_ = target[target_id]
-        if isinstance(type_, Int):
-            return not ours.old and type_.bit_offset == 0
         if not isinstance(type_, Array) or ours.element is None:
             return False
         ours, target_id = ours.element, type_.type

@@ -53,8 +53,8 @@ class Btf(Sequence[BtfType]):
     """The types of one kernel, module or object. ``btf[id]`` is a type; id 0 is void; ``len`` counts void, too."""
 
     __slots__ = (
-        "_cache", "_count", "_first_byte", "_first_id", "_flavours", "_index", "_members", "_offsets", "_pointer",
-        "_remembered", "_strings", "_words", "base", "big_endian", "serial",
+        "_cache", "_columns", "_count", "_first_byte", "_first_id", "_flavours", "_index", "_members", "_offsets",
+        "_pointer", "_remembered", "_strings", "_words", "base", "big_endian", "serial",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +70,7 @@ class Btf(Sequence[BtfType]):
         self._cache: dict[int, BtfType] = {}
         self._flavours: dict[str, list[int]] = {}
         self._index: NameIndex | None = None
+        self._columns: dict[bytes, MemberIndex] = {}
         self._members: dict[int, MemberIndex] = {}
         self._remembered: dict[Hashable, object] = {}
         self._pointer = pointer_size
@@ -155,13 +156,21 @@ class Btf(Sequence[BtfType]):
                 return self.base.members(id_)
             at = self._offsets[id_ - self._first_id]
             count = self._words[at + 1] & VLEN_MASK
-            names = list(map(self._strings.__getitem__, self._words[at + 3 : at + 3 + 3 * count : 3]))
-            # Backwards, so that the first of a name is the last to be put in and stays.
-            named = dict(zip(reversed(names), range(count - 1, -1, -1), strict=True))
-            nameless = named.pop("", None) is not None
-            unnamed = tuple(i for i, name in enumerate(names) if not name) if nameless else ()
-            found = self._members[id_] = MemberIndex(named, unnamed)
+            column = self._words[at + 3 : at + 3 + 3 * count : 3]
+            # Where types were never deduplicated, hundreds of copies have the same names.
+            found = self._columns.get(key := column.tobytes())
+            if found is None:
+                found = self._columns[key] = self._member_index(column)
+            self._members[id_] = found
         return found
+
+    def _member_index(self, column: array[int]) -> MemberIndex:
+        names = list(map(self._strings.__getitem__, column))
+        # Backwards, so that the first of a name is the last to be put in and stays.
+        named = dict(zip(reversed(names), range(len(names) - 1, -1, -1), strict=True))
+        nameless = named.pop("", None) is not None
+        unnamed = tuple(i for i, name in enumerate(names) if not name) if nameless else ()
+        return MemberIndex(named, unnamed)
 
     def member(self, id_: int, index: int) -> Member:
         """Return one member of composite *id_* without decoding the others."""
@@ -178,6 +187,13 @@ class Btf(Sequence[BtfType]):
         if info & KIND_FLAG:
             return Member(self._strings[name], type_, offset & 0xFFFFFF, offset >> 24)
         return Member(self._strings[name], type_, offset)
+
+    def integer(self, id_: int) -> tuple[int, int]:
+        """Return encoding and bit offset of integer *id_* without decoding the rest."""
+        if id_ < self._first_id and self.base:
+            return self.base.integer(id_)
+        word = self._words[self._offsets[id_ - self._first_id] + 3]
+        return word >> 24 & 0xF, word >> 16 & 0xFF
 
     def remember(self, key: Hashable, work_out: Callable[[], _T]) -> _T:
         """Return what *work_out* returned when first asked for *key*: for what others learn of these types."""
@@ -297,8 +313,14 @@ class Btf(Sequence[BtfType]):
     @property
     def first_long(self) -> int | None:
         """The id of the first ``long`` of four or eight bytes, by any of its names in C."""
-        named = sorted(id_ for name in _LONGS for id_ in self.by_name(name, Kind.INT))
-        return next((id_ for id_ in named if self.size_of(id_) in (4, 8)), None)
+        if self.base and (inherited := self.base.first_long):
+            return inherited
+        words, wanted = self._words, int(Kind.INT)
+        for id_, at in enumerate(self._offsets, self._first_id):  # it is among the first of every kernel
+            integer = words[at + 1] >> KIND_SHIFT & KIND_MASK == wanted
+            if integer and words[at + 2] in (4, 8) and self._strings[words[at]] in _LONGS:
+                return id_
+        return None
 
     def text(self, id_: int) -> str:
         """Return the type as C would write it in a cast: ``struct task_struct *``, ``unsigned int[4]``."""

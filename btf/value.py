@@ -102,11 +102,9 @@ def _byte_offset(path: Path) -> Value:
 
 def _extends(btf: Btf, id_: int) -> str:
     kind = btf.kind_of(id_)
-    if kind != BtfKind.INT:  # of hundreds of candidates only integers are decoded
-        return "pointer" if kind == BtfKind.PTR else ""
-    type_ = btf[id_]
-    # libbpf compares the whole encoding with "signed": a bool or char counts as unsigned.
-    return "unsigned" if isinstance(type_, Int) and type_.encoding != 1 else ""
+    if kind == BtfKind.INT:  # libbpf compares the whole encoding with "signed": a bool or char counts as unsigned
+        return "unsigned" if btf.integer(id_)[0] != 1 else ""
+    return "pointer" if kind == BtfKind.PTR else ""
 
 
 def _signed(path: Path) -> Value:
