@@ -8,6 +8,7 @@ Casts between structs that begin with one another (``tcp_sock`` and ``sock``) ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from btf.index import essential_name
@@ -20,6 +21,7 @@ from btf.types import Btf
 
 _WORD = 8
 _MAX_DEPTH = 16
+_MOST_USES = 100  # of its context by one program
 
 # How struct pt_regs calls the registers of a function's arguments, in their order, in the kernel and in uapi headers.
 _REGISTERS: tuple[tuple[str, ...], ...] = (
@@ -156,7 +158,7 @@ def _takes(obj: BpfObject, program: BpfProgram, outcomes: Mapping[int, Relocatio
     function, kind = program.function, program.meaning.kind
     registers = _places(obj) if kind in _BY_REGISTERS else None
     members = _context(obj, function) if kind in _TRACEPOINT else []
-    for use in uses(function, 0, 1, outcomes):
+    for use in islice(uses(function, 0, 1, outcomes), _MOST_USES):
         if kind in _TRACEPOINT:
             yield from (
                 Taken(use.insn, use.insn, field=m.name, offset=use.offset, size=use.size)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from btf.access import Path
 from btf.arguments import mismatches
-from btf.field_change import Scene, change_of, renumbered
+from btf.field_change import Scene, change_of, differs, renumbered
 from btf.guard import Reach
 from btf.index import essential_name
 from btf.kinds import Composite, Enum, Kind, Member
@@ -27,6 +28,8 @@ from btf.step import Place
 from btf.types import Btf
 
 STRAY_READ, MISSED_HOOK, LOAD_ERROR = "stray read", "missed hook", "load error"
+_LINE = 400  # characters of a source line that are looked at
+_MOST = 1000  # fields that differ whose reads are looked for
 _VERSION = "LINUX_KERNEL_VERSION"
 
 
@@ -82,7 +85,7 @@ def drifts(
     rows = [
         *_fields(obj, outcomes),
         *_enumerators(obj, target, outcomes),
-        *_arguments(obj, target, outcomes, reference, versioned=bool(given and given.release)),
+        *_arguments(obj, target, outcomes, reference, versioned=bool(given and re.match(r"\d+\.\d", given.release))),
         *(_unions(outcomes, relocate(obj, reference)) if reference else ()),
     ]
     if not rows:
@@ -120,11 +123,11 @@ def _fields(obj: BpfObject, outcomes: Sequence[RelocationOutcome]) -> Iterator[D
         places.setdefault(outcome.section, set()).add(outcome.insn)
     roots = frozenset(essential_name(o.ours.btf[o.ours.root].name) for o in outcomes if o.ours)
     shifted = frozenset((o.program, o.local) for o in outcomes if o.kind == "lshift_u64")
-    for outcome in outcomes:
-        if outcome.kind != "byte_off" or outcome.outcome != "value" or not (outcome.ours and outcome.theirs):
-            continue
+    found = ((o, o.ours, o.theirs) for o in outcomes if o.kind == "byte_off" and o.outcome == "value")
+    differing = ((o, ours, theirs) for o, ours, theirs in found if ours and theirs and differs(ours, theirs))
+    for outcome, ours, theirs in islice(differing, _MOST):
         scene = Scene(obj, outcome, places[outcome.section], roots, (outcome.program, outcome.local) in shifted)
-        change = change_of(outcome.ours, outcome.theirs, scene)
+        change = change_of(ours, theirs, scene)
         if change:
             yield Drift(
                 change.code, outcome.local, change.was, change.now, STRAY_READ, change.detail,
@@ -207,11 +210,18 @@ def _enumerators(obj: BpfObject, target: Btf, outcomes: Sequence[RelocationOutco
                 yield from _named(obj, ours, name, was, now)
 
 
+def _words(obj: BpfObject) -> frozenset[str]:
+    """Return every word of the source lines."""
+    return frozenset(word for text in {line.text[:_LINE] for line in obj.lines} for word in re.findall(r"\w+", text))
+
+
 def _named(obj: BpfObject, enum: Enum, name: str, was: int, now: int) -> Iterator[Drift]:
     """Yield the first line of each function that names the constant."""
+    if name not in obj.remember("words", lambda: _words(obj)):
+        return
     word = re.compile(rf"\b{re.escape(name)}\b")
     for line in obj.lines:
-        function = obj.function_at(line.section, line.insn) if word.search(line.text) else None
+        function = obj.function_at(line.section, line.insn) if word.search(line.text[:_LINE]) else None
         if function:
             yield Drift(
                 "enumerator", f"enum {enum.name}::{name}", str(was), str(now), STRAY_READ,

@@ -18,7 +18,7 @@ from btf.reads import Read, uses
 from btf.relocate import RelocationOutcome
 from btf.types import Btf
 
-_MAX_DEPTH = 16
+_MOST_PAIRS = 200  # of types nested in each other; deeper and more is not compared
 
 
 class _Side(NamedTuple):
@@ -48,9 +48,15 @@ class Change(NamedTuple):
 def change_of(ours: Path, theirs: Path, scene: Scene) -> Change | None:
     """Return how the field at the end of *theirs* is not what *ours* reads it as, None when nothing shows that."""
     one, other = _side(ours), _side(theirs)
-    if one is None or other is None or _plainly_equal(one, other):
+    if one is None or other is None:
         return None
     return next((change for rule in _RULES if (change := rule(one, other, scene))), None)
+
+
+def differs(ours: Path, theirs: Path) -> bool:
+    """Whether anything can be wrong: for most fields it cannot, which is told without looking at instructions."""
+    one, other = _side(ours), _side(theirs)
+    return one is not None and other is not None and not _plainly_equal(one, other)
 
 
 def _side(path: Path) -> _Side | None:
@@ -184,10 +190,17 @@ def _composite(ours: _Side, theirs: _Side, scene: Scene) -> Change | None:
     return Change("layout", f"{ours.text()} with {name} at {was}", f"{theirs.text()} with {now}", "it is read whole")
 
 
-def _moved(ours: Btf, one: Composite, theirs: Btf, other: Composite, depth: int = 0) -> tuple[str, str, str] | None:
-    """Return the first member of *one* that lies elsewhere in *other*: (name, byte offset there, where it is here)."""
-    if depth > _MAX_DEPTH:
+def _moved(
+    ours: Btf, one: Composite, theirs: Btf, other: Composite, seen: set[tuple[int, int]] | None = None
+) -> tuple[str, str, str] | None:
+    """Return the first member of *one* that lies elsewhere in *other*: (name, byte offset there, where it is here).
+
+    *seen* are the pairs of types compared before: each is compared once, however often it is nested.
+    """
+    seen = set() if seen is None else seen
+    if (one.id, other.id) in seen or len(seen) > _MOST_PAIRS:
         return None
+    seen.add((one.id, other.id))
     here = {m.name: m for m in other.members if m.name}
     if any(not m.name for m in (*one.members, *other.members)):
         return None  # through anonymous members names alone do not tell
@@ -199,7 +212,7 @@ def _moved(ours: Btf, one: Composite, theirs: Btf, other: Composite, depth: int 
             return member.name, f"byte {member.bit_offset // 8}", f"it at {like.bit_offset // 8}"
         inner = ours.resolve(member.type), theirs.resolve(like.type)
         if isinstance(inner[0], Composite) and isinstance(inner[1], Composite):
-            found = _moved(ours, inner[0], theirs, inner[1], depth + 1)
+            found = _moved(ours, inner[0], theirs, inner[1], seen)
             if found:
                 return f"{member.name}.{found[0]}", *found[1:]
         elif ours.size_of(member.type) != theirs.size_of(like.type):

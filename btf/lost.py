@@ -17,10 +17,12 @@ from btf.relocate import RelocationOutcome
 # What a guard asks of a kernel; other guards (of configuration, of a constant) leave out what nobody wanted.
 _ASKED = frozenset({"field_exists", "type_exists", "type_matches", "enumval_exists", "type_size"})
 
+_MOST = 1000  # guarded reads that are looked at
+
 
 def lost(obj: BpfObject, outcomes: Sequence[RelocationOutcome]) -> tuple[RelocationOutcome, ...]:
     """Return the guarded ones of *outcomes* that nothing is read in place of, each field once per function."""
-    guarded = [o for o in outcomes if o.guarded and o.guard and o.guard.kind in _ASKED]
+    guarded = [o for o in outcomes if o.guarded and o.guard and o.guard.kind in _ASKED][:_MOST]
     if not guarded:
         return ()
     there = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -15,7 +14,6 @@ from btf.types import Btf, declare
 _MOST = 3
 _FEW = 8  # so many are all named where none is like what was asked for
 _BY_ARCHITECTURE = frozenset({"pt_regs", "user_pt_regs"})
-_MAX_DEPTH = 16
 _MAX_MEMBERS = 4096
 
 
@@ -66,7 +64,7 @@ def instead(outcome: RelocationOutcome, target: Btf) -> Instead | None:
         if step.name is None:
             id_ = here.type if isinstance(here, Array) else id_
             continue
-        members = dict(_members(target, id_, 0))
+        members = _members(target, id_)
         if step.name not in members:
             return Instead(holder, step.name, _near(step.name, list(members)))
         id_ = members[step.name]
@@ -76,16 +74,21 @@ def instead(outcome: RelocationOutcome, target: Btf) -> Instead | None:
     return None
 
 
-def _members(btf: Btf, id_: int, depth: int) -> Iterator[tuple[str, int]]:
-    """Yield (name, type) of the members of *id_* and of its anonymous members; of the elements of an array."""
-    type_ = btf.resolve(id_)
-    if not isinstance(type_, Composite) or depth > _MAX_DEPTH:
-        return
-    for member in type_.members[:_MAX_MEMBERS]:
-        if member.name:
-            yield member.name, member.type
-        else:
-            yield from _members(btf, member.type, depth + 1)
+def _members(btf: Btf, id_: int) -> dict[str, int]:
+    """Return name → type of the members of *id_* and of its anonymous members, each type looked at once."""
+    found: dict[str, int] = {}
+    waiting, seen = [btf.resolve(id_).id], {0}
+    while waiting and len(found) < _MAX_MEMBERS:
+        type_ = btf.resolve(waiting.pop())
+        if type_.id in seen or not isinstance(type_, Composite):
+            continue
+        seen.add(type_.id)
+        for member in type_.members[:_MAX_MEMBERS]:
+            if member.name:
+                found.setdefault(member.name, member.type)
+            else:
+                waiting.append(member.type)
+    return found
 
 
 def _near(name: str, names: list[str]) -> tuple[str, ...]:

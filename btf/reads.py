@@ -24,7 +24,7 @@ _WRITERS = ("probe_read", "copy_from_user", "get_current_comm")
 _ADD_CONSTANT = 0x07
 _CONSTANT = frozenset({0xB7, 0xB4})  # a register becomes a constant, in 64 or 32 bits
 _STACK = 10
-_MOST_STEPS = 4096  # places × what is known there; what is left after that is not looked at
+_MOST_STEPS = 1024  # places × what is known there; what is left after that is not looked at
 
 # Helpers that read as many bytes as their second argument says from where their third points; the string readers stop
 # at the end of the string and are none of them.

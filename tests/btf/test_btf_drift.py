@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from btf import field_change, nearest
 from btf.drift import LOAD_ERROR, STRAY_READ, Drift, drifts
 from btf.elf_object import read_object
+from btf.encode import encode_btf
+from btf.kinds import BtfType, Int, Member, Struct
 from btf.memory import Given
 from btf.parse import parse_btf
 from btf.relocate import relocate
@@ -255,3 +258,20 @@ def test_the_kernel_it_was_made_for_shows_unions(drift) -> None:
     (found,) = drift(local, PROBE, shared, built=alone)
     assert (found.code, found.what, found.now) == ("union", "task.f", "in a union with other")
     assert drift(local, PROBE, shared, built=shared) == drift(local, PROBE, grouped, built=alone) == ()
+
+
+def bomb(depth: int, width: int, name: str) -> bytes:
+    """BTF in which a struct of *width* members holds another *width* times, *depth* levels deep."""
+    rows: list[BtfType] = [Int(1, "int", 4, 1, 0, 32)]
+    for level in range(depth):
+        members = tuple(Member(name and f"m{n}", level + 1, 32 * n) for n in range(width))
+        rows.append(Struct(level + 2, "root" if level == depth - 1 else "", 4 * width, members))
+    return encode_btf(rows)
+
+
+def test_types_that_unfold_without_end_are_each_looked_at_once() -> None:
+    btf, other = parse_btf(bomb(30, 50, "m")), parse_btf(bomb(30, 50, "m"))
+    one, two = btf[31], other[31]
+    assert isinstance(one, Struct) and isinstance(two, Struct)
+    assert field_change._moved(btf, one, other, two) is None
+    assert nearest._members(parse_btf(bomb(30, 50, "")), 31) == {}
