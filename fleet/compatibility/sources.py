@@ -162,6 +162,10 @@ def ask_listed(need: Requirement, known: Known) -> Finding | None:
     fact = known.facts.by_name.get("hook.tracepoints")
     if fact is None:
         return None
+    if fact.answer is not Answer.YES and need.kind == "tracepoint" and _locked(known):
+        # A kernel locked down at boot mounts tracefs and puts no files into it; raw tracepoints do without them.
+        words = "lockdown=confidentiality keeps tracefs empty"
+        return Finding(Answer.BLOCKED, Evidence.PROBED, words, fact.name, fact.errno)
     if fact.answer is not Answer.YES or not isinstance(fact.value, list):
         words = f"the host's list of tracepoints could not be read{f', {fact.raw}' if fact.raw else ''}"
         return Finding(Answer.UNKNOWN, Evidence.PROBED, words, fact.name, fact.errno, fact.source)
@@ -169,6 +173,10 @@ def ask_listed(need: Requirement, known: Known) -> Finding | None:
     found = need.subject in names
     words = "in the host's list of tracepoints" if found else "not in the host's list of tracepoints"
     return Finding(Answer.YES if found else Answer.NO, Evidence.PROBED, words, fact.name)
+
+
+def _locked(known: Known) -> bool:
+    return bool(known.facts.value("lockdown.mode") == "confidentiality")
 
 
 def ask_tracepoint_type(need: Requirement, known: Known) -> Finding | None:

@@ -75,7 +75,11 @@ DENIALS = (
         Unlock("relax-lockdown", "boot without lockdown=confidentiality"),
         lambda need, _f, facts: (
             facts.value("lockdown.mode") == "confidentiality"
-            and ("probe_read" in need.subject or need.subject in {"kprobe", "fentry", "tracefs"})
+            and (
+                "probe_read" in need.subject
+                or need.subject in {"kprobe", "fentry", "tracefs"}
+                or need.kind == "tracepoint"
+            )
         ),
     ),
     Denial(
