@@ -81,7 +81,7 @@ def invent_modules(chance: Random) -> tuple[bytes, bytes, list[bytes]]:
 
 
 def borrow(chance: Random, types: Btf, kernel: Btf, count: int) -> bytes:
-    """Return an object with all the types of one kernel and up to *count* relocations; *kernel* refuses one in each way.
+    """Return an object with all types of one kernel and up to *count* relocations; *kernel* refuses one in each way.
 
     Every one that is refused costs the judge another look at everything.
     """
