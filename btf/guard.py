@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+from btf.known import Origin
 from btf.memory import Given, Memory
 from btf.nearby import Cut, Nearby, nearest
 from btf.object import BpfObject, BpfProgram
@@ -14,6 +15,9 @@ from btf.step import Patches, Place
 from btf.types import Btf
 
 _MAX_STEPS_OF_ALL = 4 * MAX_STEPS  # of all programs; of those that are left, everything counts as reached
+
+
+_MAX_KEPT = 32  # walks of one object
 
 
 class Guard(NamedTuple):
@@ -29,13 +33,20 @@ class Guard(NamedTuple):
     local: str = ""
 
 
+class _Walked(NamedTuple):
+    """What a walk found; kept with the object, so nothing of a kernel's is in it."""
+
+    alive: set[Place]
+    cuts: dict[Place, Origin]
+
+
 class Reach:
     """What the verifier looks at of each program of an object once relocated; walks a program when it has to."""
 
     def __init__(self, obj: BpfObject, patches: Patches, target: Btf, given: Given | None = None) -> None:
         self._obj, self._patches, self._target, self._given = obj, patches, target, given or Given()
         self._left = _MAX_STEPS_OF_ALL
-        self._walks: dict[tuple[str, int, bool], Walk] = {}
+        self._walks: dict[tuple[str, int, bool], _Walked] = {}
 
     @cached_property
     def _memory(self) -> Memory:
@@ -45,14 +56,26 @@ class Reach:
     def _nearby(self) -> Nearby:
         return Nearby(self._obj, self._patches, self._memory)
 
-    def _walk(self, program: BpfProgram, *, apart: bool) -> Walk:
+    def _walk(self, program: BpfProgram, *, apart: bool) -> _Walked:
         key = program.section, program.function.start, apart
         if key not in self._walks:
-            steps = min(MAX_STEPS, max(self._left, 0))
-            walk = Walk(self._obj, program, self._patches, self._memory, apart=apart, steps=steps)
-            self._left -= walk.taken
-            self._walks[key] = walk
+            kept: dict[object, _Walked] = self._obj.remember("walks", dict)
+            told = self._told(program, apart=apart)
+            if told not in kept:
+                steps = min(MAX_STEPS, max(self._left, 0))
+                walk = Walk(self._obj, program, self._patches, self._memory, apart=apart, steps=steps)
+                self._left -= walk.taken
+                if len(kept) >= _MAX_KEPT:
+                    kept.clear()
+                kept[told] = _Walked(walk.alive, walk.cuts)
+            self._walks[key] = kept[told]
         return self._walks[key]
+
+    def _told(self, program: BpfProgram, *, apart: bool) -> Hashable:
+        """Return all that decides what a walk of *program* finds: equal on another kernel, it finds the same there."""
+        patches = frozenset((p, s) for p, s in self._patches.items() if any(f.holds(*p) for f in program.functions))
+        loads = tuple(self._memory.told(r) for f in program.functions for r in f.references)
+        return program.section, program.function.start, apart, self._left > MAX_STEPS, patches, loads, self._memory.able
 
     def alive(self, program: BpfProgram, among: Collection[Place] | None = None) -> Collection[Place]:
         """Return the places, of those *among*, that *program* may reach: (section, byte offset) of instructions."""

@@ -7,7 +7,7 @@ assumed of a kernel but what its BTF shows and what one is told.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from btf.kinds import Array, Enum, Int, Kind
@@ -43,7 +43,7 @@ class Memory:
 
     def __init__(self, obj: BpfObject, target: Btf, given: Given) -> None:
         self._obj, self._target, self._given = obj, target, given
-        self.able = abilities(target) if given.able is None else given.able
+        self.able = target.remember("abilities", lambda: abilities(target)) if given.able is None else given.able
         self._order = "big" if obj.big_endian else "little"
         self._externs = {e.name: e for e in obj.externs}
         self._sections = {s.name: s for s in obj.data if s.constant}
@@ -85,6 +85,16 @@ class Memory:
         if there and extern.function and Ability.WEAK_FUNCTION in self.able:
             return Present(extern.name)
         return OTHER
+
+    def told(self, reference: Reference) -> Hashable:
+        """Return all that a program may learn of what *reference* names."""
+        value = self.address(reference)
+        if not isinstance(value, DataAddress):
+            return value
+        if value.place.startswith(_OPTION):
+            extern = self._externs[value.place.removeprefix(_OPTION)]
+            return value, self._option(extern, 0, 4), self._raw_option(extern)
+        return value, self._contents[value.place]
 
     def read(self, place: str, offset: int, size: int) -> Value:
         """Return what a load of *size* bytes finds."""

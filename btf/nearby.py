@@ -35,12 +35,15 @@ class Nearby:
         self._steps = Steps(memory, big_endian=obj.big_endian)
         self._codes: dict[Place, Code] = {}
         self._left = _MAX_BACK_OF_ALL
+        self._open: dict[Place, set[Place]] = {}  # by program: what some way from its entry leads to
         self._decisions: dict[Place, tuple[int, Origin | None] | None] = {}
 
     def cut(self, program: BpfProgram, place: Place) -> Cut | None:
         """Return the nearest branch that keeps *program* from *place*; None when some way may lead there."""
         first: Cut | None = None
-        seen, waiting = {place}, [place]
+        led_to: dict[Place, Place | None] = {place: None}  # where each of those waiting leads to
+        open_ = self._open.setdefault((program.section, program.function.start), set())
+        waiting = [place]
         for here in waiting:  # grows while it is walked
             self._left -= 1
             if len(waiting) > _MAX_BACK or self._left < 0:
@@ -48,19 +51,24 @@ class Nearby:
             function = _holding(program, here)
             if function is None:
                 return None
-            index = (here[1] - function.start) // SIZE
-            if index == 0 and (_is_entry(program, function) or function.is_global):
+            shape = shape_of(self._obj, function)
+            index = shape.stretch[(here[1] - function.start) // SIZE]
+            is_entry = index == 0 and (_is_entry(program, function) or function.is_global)
+            if here in open_ or is_entry or shape.anywhere:
+                step: Place | None = here
+                while step is not None:  # the rest of the way is open, too
+                    open_.add(step)
+                    step = led_to[step]
                 return None
-            if shape_of(self._obj, function).anywhere:
-                return None
+            start = function.start + SIZE * index
             for earlier in _before(self._obj, program, function, index):
-                if earlier in seen:
+                if earlier in led_to:
                     continue
                 decision = self._decided(function, earlier) if earlier[0] == function.section else None
-                if decision is not None and function.start + SIZE * decision[0] != here[1]:
+                if decision is not None and function.start + SIZE * decision[0] != start:
                     first = first or Cut(earlier, decision[1])
                     continue
-                seen.add(earlier)
+                led_to[earlier] = here
                 waiting.append(earlier)
         return first
 

@@ -51,7 +51,7 @@ JA_REGISTER = 0x0D  # a jump through a table of places
 class Shape:
     """Where a function's instructions lead, the same on every kernel."""
 
-    __slots__ = ("anywhere", "before", "joins")
+    __slots__ = ("anywhere", "before", "joins", "stretch")
 
     def __init__(self, function: BpfFunction) -> None:
         insns = function.instructions
@@ -59,6 +59,13 @@ class Shape:
         for index, _ in heads(insns):
             for successor in successors(insns, index):
                 self.before.setdefault(successor, []).append(index)
+        # Where the straight code begins that leads to each index and nowhere else.
+        self.stretch = list(range(len(insns)))
+        leaves = {index for index, _ in heads(insns) if len(successors(insns, index)) != 1}
+        for index, _ in heads(insns):
+            earlier = self.before.get(index, ())
+            if len(earlier) == 1 and earlier[0] < index and earlier[0] not in leaves and index:
+                self.stretch[index] = self.stretch[earlier[0]]
         entered = {index for index, earlier in self.before.items() if len(earlier) > 1}
         self.joins = entered | ({0} if 0 in self.before else set())
         self.anywhere = any(insn.code == JA_REGISTER for insn in insns)  # a jump that may lead anywhere

@@ -139,8 +139,9 @@ def check_object(
     needed: dict[str, list[Reason]] = {"": []}
     for reason in _answers(needs, known, kernel):
         needed.setdefault(reason.requirement.program, []).append(reason)
-    outcomes, patches = relocated(obj, kernel.btf, kernel.given, modules=kernel.modules)
-    _spare_dead_code(obj, needed, Reach(obj, patches, kernel.btf, kernel.given))
+    given = _given(obj, kernel)
+    outcomes, patches = relocated(obj, kernel.btf, given, modules=kernel.modules)
+    _spare_dead_code(obj, needed, Reach(obj, patches, kernel.btf, given))
     by_function: dict[tuple[str, str], list[int]] = {}
     for number, outcome in enumerate(outcomes):
         by_function.setdefault((outcome.section, outcome.program), []).append(number)
@@ -178,6 +179,21 @@ def _answers(needs: Iterable[Requirement], known: Known, kernel: KernelBtf) -> I
             found = answers[asked] = answer(need, known)
         rest = found.answer, found.evidence, found.code, found.detail, found.source, found.errno, found.unlock
         yield Reason(need, *rest)
+
+
+def _given(obj: BpfObject, kernel: KernelBtf) -> Given:
+    """Return what a load of *obj* finds: of kernel functions that it can do without, which there are.
+
+    One that is in no BTF may be in a module's; only a list of symbols with modules in it shows that it is nowhere.
+    """
+    weak = [e.name for e in obj.externs if e.weak and e.function and e.origin == "ksyms"]
+    if not weak:
+        return kernel.given
+    listed, own = kernel.symbols(), kernel.functions_of_modules()
+    there = {name: True for name in weak if name in own}
+    if listed and listed.modules:
+        there |= {name: name in listed.functions for name in weak if name not in own}
+    return replace(kernel.given, symbols=there)
 
 
 _CALLED = frozenset({"helper", "kfunc", "ksym"})
