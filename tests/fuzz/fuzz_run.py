@@ -22,7 +22,6 @@ from random import Random
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "fuzz"
 _FLUSH = 500  # inputs between two writes of the counts
-_MAX_LENGTH = 16_384  # the longest seed has 12,000 bytes
 _C_TIMEOUT_S = 300  # of the clock: a hang inside C code, which the bound on CPU cannot interrupt
 
 
@@ -151,15 +150,21 @@ def _child(name: str, inputs: int, seconds: float, seed: int, *, blind: bool) ->
     for number, data in enumerate(target.seeds()):
         (folder / "corpus" / f"seed-{number}").write_bytes(data)
 
+    longest = 3 * max(map(len, target.seeds())) // 2
+
     def mutate(data: bytes, max_size: int, chance: int) -> bytes:
         rng = Random(chance)
-        # Mostly damage that keeps the form; some of libFuzzer's own, which knows what comparisons looked for.
-        changed = target.mutate(data, rng) if rng.random() < 0.8 else atheris.Mutate(data, max_size)
-        return changed[:max_size]
+        # Mostly damage that keeps the form and is short, for many short inputs find more than a few long ones;
+        # and some of libFuzzer's own, which knows what comparisons looked for.
+        for _ in range(4):
+            changed = target.mutate(data, rng)
+            if len(changed) <= max_size and rng.random() < 0.8:
+                return changed
+        return atheris.Mutate(data, max_size)
 
     command = [
         "fuzz", f"-artifact_prefix={folder}/findings/", f"-timeout={_C_TIMEOUT_S}", "-rss_limit_mb=0", "-verbosity=1",
-        f"-max_len={_MAX_LENGTH}", f"-seed={seed + 1}", "-len_control=0", "-mutate_depth=1",
+        f"-max_len={longest}", f"-seed={seed + 1}", "-len_control=0", "-mutate_depth=1",
         str(folder / "corpus"),
     ]  # fmt: skip
     (folder / "findings").mkdir(exist_ok=True)
