@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from btf.parse import parse_btf
 from btf.relocate import relocate
 from btf.verifier import EVERY
 
+RUNNER = Path(__file__).parents[2] / "probes/runner/bpfrun"
 HEAD = """
 #include <linux/bpf.h>
 #include <linux/types.h>
@@ -275,3 +278,15 @@ def test_types_that_unfold_without_end_are_each_looked_at_once() -> None:
     assert isinstance(one, Struct) and isinstance(two, Struct)
     assert field_change._moved(btf, one, other, two) is None
     assert nearest._members(parse_btf(bomb(30, 50, "")), 31) == {}
+
+
+@pytest.mark.parametrize("argument", range(6))
+def test_the_kernel_refuses_what_is_called_a_load_error(compile_bpf, vmlinux, argument) -> None:
+    """The running kernel's verifier is the judge: it has sched_switch, with as many arguments as its BTF says."""
+    text = f'{HEAD}SEC("tp_btf/sched_switch") int prog(unsigned long long *ctx) {{ return ctx[{argument}] == 7; }}\n'
+    path = compile_bpf("argument.bpf.c", text=text)
+    obj = read_object(path.read_bytes())
+    told = [d.consequence for d in drifts(obj, vmlinux, relocate(obj, vmlinux))]
+    done = subprocess.run([RUNNER, "verify", path], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 3), done.stderr
+    assert told == ([LOAD_ERROR] if done.returncode else [])
