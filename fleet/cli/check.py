@@ -42,6 +42,11 @@ class NothingToCheck(Fault):
     "--kernel", "kernel_ids", multiple=True, help="A kernel build whose BTF is in the archive; may be repeated."
 )
 @click.option(
+    "--module", "modules", multiple=True,
+    help="With --kernel: a module that is loaded there and whose BTF is in the archive; may be repeated. Of the running"
+    " kernel's all loaded ones count.",
+)  # fmt: skip
+@click.option(
     "--image",
     "images",
     type=click.Path(path_type=Path),
@@ -83,6 +88,7 @@ def check(
     objects: tuple[str, ...],
     btf_files: tuple[Path, ...],
     kernel_ids: tuple[str, ...],
+    modules: tuple[str, ...],
     images: tuple[Path, ...],
     *,
     installed: bool,
@@ -101,12 +107,15 @@ def check(
     from fleet.cli import kernel_sources
     from fleet.compatibility.check import check_object
 
+    if modules and not kernel_ids:
+        raise click.UsageError("--module goes with --kernel")
     read = [(name, read_object(data), optional) for name, data, optional in _objects(objects, settings)]
     reference = kernel_sources.from_file(built_on).btf if built_on else None
     unread: list[Fault] = []
     kernels = kernel_sources.installed(root, unread) if installed else iter(())
     if not installed or btf_files or kernel_ids or images:
-        kernels = chain(kernels, kernel_sources.chosen(btf_files, kernel_ids, images, settings.archive(), unread))
+        named = kernel_sources.chosen(btf_files, kernel_ids, images, settings.archive(), unread, modules)
+        kernels = chain(kernels, named)
     written = _WRITERS[output](relocations=relocations, reference=reference)
     verdicts: set[str] = set()
     if symbols:

@@ -7,6 +7,7 @@ import hashlib
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from btf.fault import EXIT_USAGE, Fault, printable
 if TYPE_CHECKING:
     from btf.archive import Archive, Entry
     from btf.kernel_image import KernelImage
+    from btf.types import Btf
     from fleet.compatibility.check import KernelBtf
     from fleet.compatibility.symbols import Symbols
 
@@ -70,7 +72,21 @@ def running() -> KernelBtf:
     kernel = kernel_btf(
         read_btf_file(RUNNING_BTF), release=here.release, arch=here.arch, build_id=here.build_id, config=_own_config()
     )
-    return replace(kernel, symbols=symbols_of(KALLSYMS))
+    return replace(kernel, symbols=symbols_of(KALLSYMS), modules=loaded_modules(RUNNING_BTF.parent, kernel.btf))
+
+
+def loaded_modules(folder: Path, kernel: Btf) -> dict[str, Btf]:
+    """Return the modules that show their BTF in *folder*, where the running kernel does, by name."""
+    from btf.btf_file import read_bounded
+    from btf.module import KernelModule, parse_module
+
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != "vmlinux":
+            # What cannot be read or parsed here, a loader does not find either.
+            with suppress(Fault):
+                found[path.name] = parse_module(KernelModule(path.name, read_bounded(path)), kernel)
+    return found
 
 
 def symbols_of(path: Path) -> Callable[[], Symbols | None]:
@@ -111,10 +127,11 @@ def _own_config() -> Mapping[str, str] | None:
         return None
 
 
-def from_archive(archive: Archive, wanted: str) -> KernelBtf:
-    """Return exactly the build *wanted* of the archive."""
+def from_archive(archive: Archive, wanted: str, modules: Sequence[str] = ()) -> KernelBtf:
+    """Return exactly the build *wanted* of the archive, with those *modules* loaded whose BTF the archive has, too."""
     from btf.archive import KernelName
     from btf.near import near_misses
+    from btf.parse import parse_btf
 
     entry = archive.entry(wanted)
     if entry is None:
@@ -123,7 +140,17 @@ def from_archive(archive: Archive, wanted: str) -> KernelBtf:
         raise NoSuchKernel(
             f"the archive has no BTF of kernel {wanted!r}{has}", remedy="`corollout kernels import` adds it."
         )
-    return from_entry(archive, entry)
+    kernel = from_entry(archive, entry)
+    stored = {m.module: m for m in archive.modules(entry.sha256)}
+    loaded = {}
+    for name in (module.replace("-", "_") for module in modules):
+        if name not in stored:
+            raise NoSuchKernel(
+                f"the archive has no BTF of module {name!r} of {kernel.name}",
+                remedy="`corollout kernels import MODULE.ko` adds it.",
+            )
+        loaded[name] = parse_btf(archive.get(stored[name].sha256), base=kernel.btf)
+    return replace(kernel, modules=loaded)
 
 
 def find(archive: Archive, wanted: str) -> KernelBtf:
@@ -259,16 +286,21 @@ def kernel_btf(
 
 
 def chosen(
-    files: Sequence[Path], ids: Sequence[str], images: Sequence[Path], archive: Archive, unread: list[Fault]
+    files: Sequence[Path],
+    ids: Sequence[str],
+    images: Sequence[Path],
+    archive: Archive,
+    unread: list[Fault],
+    modules: Sequence[str] = (),
 ) -> Iterator[KernelBtf]:
     """Yield every kernel named, in the order files, builds, images; the running one when none is.
 
-    What is none of the files of a folder goes to *unread*.
+    *modules* are loaded on each of the builds. What is none of the files of a folder goes to *unread*.
     """
     for path in files:
         yield from from_folder(path, unread) if path.is_dir() else (from_file(path),)
     for wanted in ids:
-        yield from_archive(archive, wanted)
+        yield from_archive(archive, wanted, modules)
     yield from map(from_image, images)
     if not (files or ids or images):
         yield running()

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from kernel_modules import module, split_btf
 
 from btf.archive import Archive
+from btf.parse import parse_btf
+from fleet.cli.kernel_sources import loaded_modules
 from fleet.cli.main import cli
 from fleet.record import open_record
 from fleet.survey import decide
@@ -81,6 +83,52 @@ def test_all_of_it_works_without_a_record(files, home) -> None:
     text = run(home, "show", ID).stdout
     assert "from image vmlinuz-6.9.1-test" in text and "modules: my_mod" in text and "tcp-flow" in text
     assert {p.name for p in home.iterdir()} == {"btf"}
+
+
+MODULE_OBJECT = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+char LICENSE[] SEC("license") = "GPL";
+struct only_in_my_mod {} __attribute__((preserve_access_index));
+SEC("raw_tp/sched_switch") int asks(void *c) { return bpf_core_type_exists(struct only_in_my_mod); }
+"""
+
+
+def test_types_of_a_module_count_where_it_is_loaded(home, tmp_path) -> None:
+    source, obj = tmp_path / "m.bpf.c", tmp_path / "m.bpf.o"
+    source.write_text(MODULE_OBJECT)
+    command = ["clang", "-target", "bpf", "-mcpu=v2", "-O2", "-g", "-I/usr/include/x86_64-linux-gnu", "-c"]
+    subprocess.run([*command, source, "-o", obj], check=True)
+    btf = VMLINUX.read_bytes()
+    (tmp_path / "vmlinux").write_bytes(make.vmlinux(btf))
+    own = split_btf(btf, "only_in_my_mod")
+    (tmp_path / "my-mod.ko").write_bytes(module(named_struct(own)))
+    assert run(home, "import", tmp_path / "vmlinux", tmp_path / "my-mod.ko").exit_code == 0
+
+    def asked(*options: str) -> int:
+        words = ["--home", str(home), "check", str(obj), "--kernel", ID, "--relocations", "-o", "json", *options]
+        (result,) = json.loads(CliRunner().invoke(cli, words).stdout)["results"]
+        return result["programs"][0]["relocations"]["each"][0]["value"]
+
+    assert (asked(), asked("--module", "my-mod")) == (0, 1)
+    words = ["--home", str(home), "check", str(obj), "--kernel", ID, "--module", "other"]
+    refused = CliRunner().invoke(cli, words).exception
+    assert refused is not None and refused.code == "COR-CLI-021"
+    # What the running kernel shows in a folder is loaded; what does not stand on it is not looked at.
+    shown = tmp_path / "btf"
+    shown.mkdir()
+    (shown / "vmlinux").write_bytes(btf)
+    (shown / "my_mod").write_bytes(named_struct(own))
+    (shown / "broken").write_bytes(b"hello")
+    assert list(loaded_modules(shown, parse_btf(btf))) == ["my_mod"]
+
+
+def named_struct(split: bytes) -> bytes:
+    """Give the module's struct the name that its function has."""
+    rows = bytearray(split)
+    rows[24 + 24 : 24 + 28] = rows[24 + 12 : 24 + 16]
+    return bytes(rows)
 
 
 def test_progress_is_told_and_a_second_time_nothing_is_done(files, home) -> None:
