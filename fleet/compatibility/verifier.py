@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from btf.fault import printable
+from btf.uapi import HELPERS, name_of
 
 _T = TypeVar("_T")
 _MAX_LINES = 4000
@@ -167,7 +168,7 @@ def explain(log: str) -> Explanation | None:
     at, match, row = found
     cause, absence, register = "", False, ""
     if match is not None and row is not None:
-        groups = [printable(group or "", 80) for group in match.groups()]
+        groups = [_named(printable(group or "", 80)) for group in match.groups()]
         cause, absence = row.cause.format(*groups), row.absence
         register = next((group for group in groups if re.fullmatch(r"R\d+", group)), "")
     before = lines[:at]
@@ -175,6 +176,12 @@ def explain(log: str) -> Explanation | None:
     source, place = _last(before, _source) or ("", "")
     state = (_last(before, lambda line: _state(line, register)) or "") if register else ""
     return Explanation(printable(lines[at], 200), cause, absence, number, code, source, place, register, state)
+
+
+def _named(word: str) -> str:
+    """A helper by its name: a kernel that lacks it knows its number only."""
+    match = re.fullmatch(r"unknown#(\d{1,6})", word)
+    return name_of(int(match[1]), HELPERS) if match else word
 
 
 def _complaint(lines: list[str]) -> tuple[int, re.Match[str] | None, Complaint | None] | None:
