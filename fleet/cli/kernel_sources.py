@@ -54,6 +54,8 @@ def from_file(path: Path) -> KernelBtf:
 def from_folder(folder: Path, unread: list[Fault]) -> Iterator[KernelBtf]:
     """Yield the kernels whose BTF lies below *folder*, by path, 6.9 before 6.12; what is none goes to *unread*."""
     found = [p for p in folder.rglob("*") if p.name.endswith(BTF_NAMES) and p.is_file()]
+    if not found:
+        raise NoSuchKernel(f"{folder}: no {' or '.join(BTF_NAMES)} file is in it or below")
     for path in sorted(found, key=lambda p: [_numbered(part) for part in p.relative_to(folder).parts]):
         try:
             yield from_file(path)

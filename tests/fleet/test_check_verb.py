@@ -318,7 +318,8 @@ def test_a_folder_is_gone_through_in_order(objects, tmp_path) -> None:
     assert done.stderr.startswith("COR-BTF-001: ") and done.returncode == 6  # of one it cannot tell
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert _command("check", objects["fits"], "--btf", empty).returncode == 2
+    done = _command("check", objects["fits"], "--btf", empty)
+    assert done.returncode == 2 and done.stderr.startswith(f"COR-CLI-021: {empty}: no .btf or .btf.tar.xz file")
 
 
 def test_colours_are_for_a_person_who_wants_them(objects) -> None:
