@@ -16,7 +16,7 @@ from btf.insn import EXIT, JA, LD_IMM64, Insn
 from btf.memory import Given
 from btf.parse import parse_btf
 from btf.relocate import relocate
-from btf.verifier import abilities
+from btf.verifier import EVERY, Ability, abilities
 
 
 @pytest.mark.kernel
@@ -72,6 +72,71 @@ def test_a_loop_is_a_way_back() -> None:
     # Jumping back is no loop when nothing leads on to the jump again.
     assert not has_loop([Insn(JA, 0, 0, 2, 0), stay, leave, Insn(JA, 0, 0, -3, 0)])
     assert not has_loop([Insn(JA, 0, 0, 100, 0), leave])
+
+
+def _all_guarded(compile_bpf, btf_bytes, name: str, given: Given, *, big: bool = False) -> bool:
+    asked = CASES[name]
+    text = HEAD + LOCAL + asked.before + f"PROG({asked.body})"
+    slug = re.sub(r"\W", "_", name)
+    path = compile_bpf(f"{slug}_told.bpf.c", text=text, big=big)
+    target = parse_btf(btf_bytes("reach_kernel.c", text=KERNEL, big=big))
+    results = relocate(read_object(path.read_bytes()), target, given)
+    return all(r.guarded for r in results if r.outcome == "poisoned")
+
+
+@pytest.mark.parametrize(
+    ("case", "constants", "guarded"),
+    [
+        ("a constant that is off", {}, True),
+        ("a constant that is off", {"use": 1}, False),
+        ("a constant that is on", {"use": 0}, True),
+        ("a wide constant", {"wide": -1}, False),
+        ("a wide constant that is small", {"wide": b"\0\0\0\0\1\0\0\0"}, True),
+        ("a byte of a table", {"table": b"\0\1"}, False),
+        ("this kernel", {"LINUX_KERNEL_VERSION": 0x040000}, True),
+    ],
+)
+def test_what_a_loader_sets_counts(compile_bpf, btf_bytes, case, constants, guarded) -> None:
+    assert _all_guarded(compile_bpf, btf_bytes, case, Given(constants=constants, able=EVERY)) == guarded
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "a guard",
+        "no guard",
+        "a wide constant",
+        "a wide constant that is small",
+        "a byte of a table",
+        "a negative constant",
+        "a member of a constant",
+        "a word on the stack",
+        "a long on the stack that allows it",
+        "an option's number",
+    ],
+)
+def test_the_other_byte_order_says_the_same(compile_bpf, btf_bytes, case) -> None:
+    asked = CASES[case]
+    assert _all_guarded(compile_bpf, btf_bytes, case, Given(able=EVERY, **asked.given), big=True) == asked.loads
+
+
+@pytest.mark.parametrize(
+    ("case", "needed"),
+    [
+        ("a guard on a size", Ability.COMPARE),
+        ("a constant that is off", Ability.FROZEN),
+        ("an inverted flag", Ability.XOR),
+        ("a long on the stack", Ability.SPILL),
+        ("a negated flag", Ability.NEGATE),
+        ("a global function that only dead code calls", Ability.LAZY_GLOBALS),
+        ("without a kernel function that is there", Ability.WEAK_FUNCTION),
+        ("a guard", None),
+    ],
+)
+def test_what_a_verifier_does_not_follow_guards_nothing(compile_bpf, btf_bytes, case, needed) -> None:
+    able = EVERY - {needed}
+    assert _all_guarded(compile_bpf, btf_bytes, case, Given(able=EVERY, **CASES[case].given))
+    assert _all_guarded(compile_bpf, btf_bytes, case, Given(able=able, **CASES[case].given)) == (needed is None)
 
 
 GUARDS = """
