@@ -313,14 +313,8 @@ class Btf(Sequence[BtfType]):
     @property
     def first_long(self) -> int | None:
         """The id of the first ``long`` of four or eight bytes, by any of its names in C."""
-        if self.base and (inherited := self.base.first_long):
-            return inherited
-        words, wanted = self._words, int(Kind.INT)
-        for id_, at in enumerate(self._offsets, self._first_id):  # it is among the first of every kernel
-            integer = words[at + 1] >> KIND_SHIFT & KIND_MASK == wanted
-            if integer and words[at + 2] in (4, 8) and self._strings[words[at]] in _LONGS:
-                return id_
-        return None
+        named = sorted(id_ for name in _LONGS for id_ in self.by_name(name, Kind.INT))
+        return next((id_ for id_ in named if self.size_of(id_) in (4, 8)), None)
 
     def text(self, id_: int) -> str:
         """Return the type as C would write it in a cast: ``struct task_struct *``, ``unsigned int[4]``."""
