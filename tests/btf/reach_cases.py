@@ -102,6 +102,10 @@ CASES = {
     "a callback that is guarded": Case(
         "bpf_loop(3, sub, &v, 0)", True, _static(f"struct t *t = p; if ({EXISTS}) {READ}", "__u32 i, void *p")
     ),
+    "a callback that writes below what it is handed": Case(
+        f"long pair[2]; pair[0] = {EXISTS}; pair[1] = 0; bpf_loop(3, sub, &pair[1], 0); if (pair[0]) {READ}",
+        False, _static("p[-1] = bpf_get_prandom_u32()", "__u32 i, long *p"),
+    ),
     # Constants that the loader freezes.
     "a constant that is off": Case(f"if (use) {READ}", True, OFF),
     "a constant that is on": Case(f"if (use) {READ}", False, ON),
