@@ -136,15 +136,26 @@ def _verdicts(rows: Sequence[Row], paint: Paint) -> Iterator[str]:
 
 
 def _matrix(rows: Sequence[Row], objects: Sequence[str], kernels: Sequence[str], paint: Paint) -> Iterator[str]:
-    """Yield objects × kernels: a column of two characters per kernel, its name led up from it."""
-    verdicts = {(r.object, r.kernel): r.verdict for r in rows}
+    """Yield objects × kernels: a column of two characters per kernel, its name led up from it.
+
+    The second character is ``!`` where something goes silently wrong, which no verdict shows.
+    """
+    cells = {(r.object, r.kernel): (MARKS[r.verdict], _warned(r)) for r in rows}
     for number, kernel in enumerate(kernels):
         yield printable_line("│ " * number + f"┌ {kernel}")
     for name in objects:
-        marks = (MARKS.get(v, " ") if (v := verdicts.get((name, k))) else " " for k in kernels)
-        yield " ".join(paint(mark, mark) for mark in marks) + printable_line(f"  {name}")
+        marks = (cells.get((name, kernel), (" ", False)) for kernel in kernels)
+        line = "".join(paint(mark, mark) + (paint("warning", "!") if warned else " ") for mark, warned in marks)
+        yield line + printable_line(f" {name}")
     used = {r.verdict for r in rows}
-    yield "  ".join(f"{paint(mark, mark)} {verdict.value}" for verdict, mark in MARKS.items() if verdict in used)
+    legend = [f"{paint(mark, mark)} {verdict.value}" for verdict, mark in MARKS.items() if verdict in used]
+    if any(warned for _, warned in cells.values()):
+        legend.append(f"{paint('warning', '!')} with a warning of silent wrongness")
+    yield "  ".join(legend)
+
+
+def _warned(each: Row) -> bool:
+    return any(d.silent for d in each.diagnostics)
 
 
 def _summary(check: ObjectCheck) -> str:

@@ -47,6 +47,7 @@ class Diagnostic:
     source: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
+    silent: bool = False  # nothing would complain: silent wrongness
 
 
 def diagnose(check: ObjectCheck, reference: Btf | None = None) -> list[Diagnostic]:
@@ -143,6 +144,7 @@ def _drift(check: ObjectCheck, drift: Drift) -> Diagnostic:
         drift.code,
         _source(line),
         (f"{drift.consequence} in {drift.function} ({drift.section}), byte {drift.insn}",),
+        silent=True,
     )
 
 

@@ -55,6 +55,12 @@ def test_what_differs_between_kernels_is_told_apart() -> None:
     ]
 
 
+def test_silent_wrongness_is_seen_in_the_matrix() -> None:
+    odd = Diagnostic("warning", "a.c:7:5", "relocates, but …", "field-size", silent=True)
+    lines = list(render([row("6.1", Verdict.FITS, odd), row("6.9", Verdict.FITS)]))
+    assert lines[-2:] == ["●!●  a.bpf.o", "● fits  ! with a warning of silent wrongness"]
+
+
 def test_many_kernels_are_counted() -> None:
     rows = [row(f"6.{n}", Verdict.UNKNOWN, error()) for n in range(30)]
     lines = list(render(rows))
