@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from btf.kinds import Array, Enum, Int, Kind
 from btf.known import NUMBER, OTHER, Bounds, DataAddress, Origin, Present, Told, Value, low_bytes
@@ -16,6 +17,7 @@ from btf.object import BpfObject, Extern, Reference
 from btf.types import Btf
 from btf.verifier import Ability, abilities
 
+_Order = Literal["big", "little"]
 _OPTION = "kconfig:"
 _BOOL = 4  # of an integer's encoding
 _TRISTATE = {"n": 0, "y": 1, "m": 2}  # enum libbpf_tristate
@@ -44,7 +46,7 @@ class Memory:
     def __init__(self, obj: BpfObject, target: Btf, given: Given) -> None:
         self._obj, self._target, self._given = obj, target, given
         self.able = target.remember("abilities", lambda: abilities(target)) if given.able is None else given.able
-        self._order = "big" if obj.big_endian else "little"
+        self._order: _Order = "big" if obj.big_endian else "little"
         self._externs = {e.name: e for e in obj.externs}
         self._sections = {s.name: s for s in obj.data if s.constant}
         self._contents = {s.name: self._written(s.name) for s in self._sections.values()}
@@ -103,7 +105,7 @@ class Memory:
         contents = self._contents[place]
         if not 0 <= offset <= len(contents) - size:
             return low_bytes(NUMBER, size)
-        value = int.from_bytes(contents[offset : offset + size], self._order)  # type: ignore[arg-type]  # one of the two words
+        value = int.from_bytes(contents[offset : offset + size], self._order)
         names = (v.name for v in self._sections[place].variables if v.offset <= offset < v.offset + v.size)
         return Told.by(Origin("rodata", next(names, place)), value)
 
@@ -120,7 +122,7 @@ class Memory:
         raw = self._raw_option(extern)
         if raw is None or not 0 <= offset <= len(raw) - size:
             return low_bytes(NUMBER, size)
-        return Told.by(origin, int.from_bytes(raw[offset : offset + size], self._order))  # type: ignore[arg-type]  # one of the two words
+        return Told.by(origin, int.from_bytes(raw[offset : offset + size], self._order))
 
     def _raw_option(self, extern: Extern) -> bytes | None:
         """Return the bytes the loader puts where *extern* is, None when they are not known."""
@@ -139,11 +141,11 @@ class Memory:
         return _encoded(self._obj.btf, extern.type, text, size, self._order)
 
 
-def _number(value: int, size: int, order: str) -> bytes:
-    return (value & ((1 << 8 * size) - 1)).to_bytes(size, order)  # type: ignore[arg-type]  # one of the two words
+def _number(value: int, size: int, order: _Order) -> bytes:
+    return (value & ((1 << 8 * size) - 1)).to_bytes(size, order)
 
 
-def _encoded(btf: Btf, type_: int, text: str, size: int, order: str) -> bytes | None:
+def _encoded(btf: Btf, type_: int, text: str, size: int, order: _Order) -> bytes | None:
     """Return an option's value as libbpf writes it for a variable of *type_*, None when it would refuse."""
     type_row = btf.resolve(type_)
     if isinstance(type_row, Array):

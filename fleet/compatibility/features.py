@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fleet.compatibility.host_needs import ask_kallsyms, ask_memlock
+from fleet.compatibility.object_needs import ask_loader, ask_stack
 from fleet.compatibility.signs import ATTACH_SIGNS, FEATURE_SIGNS, MAP_FLAG_SIGNS
 from fleet.compatibility.sources import (
     Source,
@@ -17,10 +18,8 @@ from fleet.compatibility.sources import (
     ask_kconfig_set,
     ask_large,
     ask_listed,
-    ask_loader,
     ask_signs,
     ask_small,
-    ask_stack,
     ask_syscall,
     ask_tracepoint_type,
 )

@@ -12,9 +12,10 @@ from btf.elf_object import read_object
 from btf.encode import encode_btf
 from btf.parse import parse_btf
 from fleet.compatibility.features import FEATURES
+from fleet.compatibility.object_needs import ask_loader, ask_stack
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.signs import RUNNER_LIBBPF
-from fleet.compatibility.sources import Known, ask_loader, ask_stack
+from fleet.compatibility.sources import Known
 from fleet.compatibility.verdict import Requirement
 from inventory.facts import Answer
 
