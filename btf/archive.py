@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import lzma
+import math
 import os
 import re
 import tempfile
@@ -261,6 +262,13 @@ def _read_note(path: Path) -> dict[str, Any]:
     return note
 
 
+def _time(note: dict[str, Any]) -> float:
+    at = float(note.get("at", 0))
+    if not math.isfinite(at):
+        raise ValueError
+    return at
+
+
 def _entry_of(path: Path) -> Entry | None:
     try:
         note = _read_note(path)
@@ -270,9 +278,9 @@ def _entry_of(path: Path) -> Entry | None:
         )
         return Entry(
             str(note["kernel"]), str(note["sha256"]), printable(str(note["source"])), int(note["bytes"]),
-            how if how in HOW else "file", float(note.get("at", 0)), name, str(note.get("packed", "")),
+            how if how in HOW else "file", _time(note), name, str(note.get("packed", "")),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -281,9 +289,9 @@ def _module_of(path: Path) -> ModuleEntry | None:
         note = _read_note(path)
         return ModuleEntry(
             str(note["module"]), str(note["base"]), str(note["sha256"]), printable(str(note["source"])),
-            int(note["bytes"]), float(note.get("at", 0)),
+            int(note["bytes"]), _time(note),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

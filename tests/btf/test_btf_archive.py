@@ -101,6 +101,11 @@ def test_a_broken_note_is_passed_over(archive, btf_bytes, tmp_path) -> None:
     (tmp_path / "btf" / "kernels" / "odd.json").write_text(
         json.dumps({"kernel": "k", "sha256": "x", "source": "", "bytes": 1})
     )
+    (note,) = (p for p in (tmp_path / "btf" / "kernels").iterdir() if p.name.startswith("4f5e0c"))
+    told = json.loads(note.read_text())
+    for number, odd in enumerate(({"at": float("nan")}, {"at": 10**400}, {"bytes": "many"}, {"kernel": 5, "at": None})):
+        (note.parent / f"{number}.json").write_text(json.dumps(told | odd))
+    (note.parent / "list.json").write_text("[1]")
     assert [e.kernel_id for e in archive.list()] == [ID]
 
 
