@@ -105,7 +105,11 @@ def _inside(function: BpfFunction, patches: Patches) -> Iterable[Place]:
 
 
 def forget(stack: Stack, start: int, end: int) -> None:
-    """Forget what is known of the stack from *start* to before *end*."""
+    """Forget what is known of the stack from *start* to before *end*, and of the slots of 8 bytes that this is part of.
+
+    The verifier knows one value per slot, and no more of it once a part is overwritten.
+    """
+    start, end = start & -8, (end + 7) & -8
     for offset, size in [k for k in stack if k[0] < end and k[0] + k[1] > start]:
         del stack[offset, size]
 

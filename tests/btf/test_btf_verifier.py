@@ -8,7 +8,7 @@ import pytest
 from judged import KERNELS
 from raw_programs import poisoned_calls, poisoned_program, refusal
 
-from btf.insn import Insn
+from btf.insn import EXIT, Insn
 from btf.known import U32, Bounds, narrowed
 from btf.memory import Given, Memory
 from btf.object import BpfFunction, BpfObject, BpfProgram, Call
@@ -103,3 +103,19 @@ IN_5_10 = {Ability.COMPARE, Ability.SPILL, Ability.COMPARE_REGISTERS, Ability.FR
 )
 def test_other_kernels_are_told_by_their_btf(kernel, able) -> None:
     assert abilities(parse_btf(KERNELS[kernel]())) == able
+
+
+@pytest.mark.kernel
+def test_a_slot_that_is_overwritten_in_part_is_forgotten(vmlinux) -> None:
+    insns = [
+        Insn(0xB7, 0, 0, 0, 7),
+        Insn(0x6B, 10, 0, -8, 0),  # *(u16 *)(r10 - 8) = r0
+        Insn(0x73, 10, 0, -4, 0),  # *(u8 *)(r10 - 4) = r0
+        Insn(0x69, 4, 10, -8, 0),
+        Insn(0x15, 4, 0, 1, 7),
+        POISON,
+        Insn(0xB7, 0, 0, 0, 0),
+        Insn(EXIT, 0, 0, 0, 0),
+    ]
+    assert "195896080" in (refusal(insns) or "")
+    assert _alive(insns, 5, abilities(vmlinux), vmlinux)
