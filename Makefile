@@ -26,8 +26,10 @@ lint: setup
 bench: setup build
 	@for f in bench/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
-# Everything on every kernel in every profile, about a quarter of an hour on two cores; writes docs/proof.md.
+# Full guests as a fleet's hosts, as root; then everything on every kernel in every profile, written to docs/proof.md.
+# Half an hour on two cores, and some minutes more the first time, when it fetches and builds.
 proof: setup build
+	$(BIN)/python -m pytest -v -s -m proof
 	$(BIN)/python tools/proof.py docs/proof.md .cache/kernels
 
 # A million damaged inputs; FUZZ="--seconds 600 --target object" sets how many and of what. It goes on where it ended.

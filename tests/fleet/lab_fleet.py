@@ -33,6 +33,7 @@ class LabFleet:
 
     lab: Lab
     home: Path
+    patience_s: float = 180.0
 
     def argv(self, *arguments: str) -> list[str]:
         return [sys.executable, "-c", "from fleet.cli.main import run; run()", "--home", str(self.home), *arguments]
@@ -40,7 +41,7 @@ class LabFleet:
     def run(self, *arguments: str, code: int = 0) -> str:
         """Type a command; its exit code must be *code*."""
         done = subprocess.run(
-            self.argv(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=180, check=False
+            self.argv(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=self.patience_s, check=False
         )
         assert done.returncode == code, f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
