@@ -61,6 +61,14 @@ def test_torture_objects_on_the_kernels_of_all_rules(torture, btf_bytes, tmp_pat
         assert compare(torture, kernel, write_btf(tmp_path / "kernel.btf", data), parse_btf(data), TORTURE) == []
 
 
+@pytest.mark.parametrize("big", [False, True], ids=["little-endian", "big-endian"])
+@pytest.mark.parametrize("source", ["kernel_a.c", "kernel_b.c"])
+def test_torture_objects_on_kernels_in_miniature(torture, btf_bytes, tmp_path, source, big) -> None:
+    data = btf_bytes(source, big=big)
+    kernel = f"{source}{' (big-endian)' if big else ''}"
+    assert compare(torture, kernel, write_btf(tmp_path / "kernel.btf", data), parse_btf(data), TORTURE) == []
+
+
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda name: name.replace(" ", "-"))
 def test_torture_objects_on_real_kernels(torture, tmp_path, kernel) -> None:
     data = KERNELS[kernel]()
