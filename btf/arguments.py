@@ -38,6 +38,10 @@ _BY_REGISTERS = frozenset({"kprobe", "kprobe.session"})
 _HOOKED = _TRACEPOINT | _BY_TRACEPOINT | _BY_FUNCTION | _BY_LSM | _BY_REGISTERS
 
 
+_TYPED = _BY_TRACEPOINT | _BY_FUNCTION | _BY_LSM  # the kernel counts the arguments that programs of these take
+_RETURNS = ("fexit", "fmod_ret", "lsm")  # hand over what the function returned, behind its arguments
+
+
 class Taken(NamedTuple):
     """The program takes argument ``number`` (from 0) at byte ``insn`` and looks at byte ``used`` for fields of struct
     ``root`` behind it (empty: of none). For a tracepoint's record: of ``field`` it reads ``size`` bytes at ``offset``.
@@ -78,6 +82,28 @@ def mismatches(
             yield program, bad
 
 
+def counted_arguments(obj: BpfObject, program: BpfProgram) -> dict[int, frozenset[tuple[str, int]]]:
+    """Return where *program* takes each argument that the kernel counts: (section, byte offset), by number from 0."""
+    found: dict[int, set[tuple[str, int]]] = {}
+    if program.meaning.kind in _TYPED:
+        for taken in obj.remember(("typed", program.section, program.function.start), lambda: _typed(program)):
+            found.setdefault(taken.number, set()).add((program.section, taken.insn))
+    return {number: frozenset(places) for number, places in sorted(found.items())}
+
+
+def _typed(program: BpfProgram) -> tuple[Taken, ...]:
+    function = program.function
+    reads = (use for use in islice(uses(function, 0, 1, (), exact=True), _MOST_USES) if isinstance(use, Read))
+    numbers = ((use.insn, _number(use, None, {})) for use in reads)
+    return tuple(Taken(insn, insn, number) for insn, number in numbers if number is not None)
+
+
+def argument_count(btf: Btf, kind: str, aim: str) -> int | None:
+    """Return how many arguments the hook *aim* of a section *kind* hands over, None where *btf* does not say."""
+    parameters = _signature(btf, kind, aim)
+    return None if parameters is None else len(parameters) + kind.startswith(_RETURNS)
+
+
 def _arguments(program: BpfProgram, takes: Sequence[Taken], target: Btf, reference: Btf | None) -> Iterator[Mismatch]:
     kind, aim = program.meaning.kind, program.meaning.target
     parameters = _signature(target, kind, aim)
@@ -91,9 +117,7 @@ def _arguments(program: BpfProgram, takes: Sequence[Taken], target: Btf, referen
         named = f"struct {taken.root} *" if taken.root else "there"
         words = reference.text(was) if reference and was is not None else named
         if number >= len(parameters):
-            if not (
-                kind.startswith(("fexit", "lsm", "fmod_ret")) and number == len(parameters)
-            ):  # what the function returned
+            if number >= len(parameters) + kind.startswith(_RETURNS):
                 yield Mismatch(ordinal, words, f"absent (it has {len(parameters)})", taken.insn, missing=True)
             continue
         now = parameters[number]

@@ -31,9 +31,8 @@ _MOST_STEPS = 1024  # places × what is known there; what is left after that is 
 _READERS = frozenset({"probe_read", "probe_read_kernel", "probe_read_user", "copy_from_user"})
 
 
-_Book = dict[
-    int, int
-]  # by place: a register, or a stack slot; how far behind the address it points, or an offset's insn
+# By place (a register, or a stack slot): how far behind the address it points, or an offset's insn.
+_Book = dict[int, int]
 
 
 class Read(NamedTuple):
@@ -59,11 +58,14 @@ class Based(NamedTuple):
 _SLOT = 1 << 20  # places near it are stack slots, those below 16 registers
 
 
-def uses(function: BpfFunction, start: int, register: int, relocated: Collection[int]) -> Iterator[Read | Based]:
+def uses(
+    function: BpfFunction, start: int, register: int, relocated: Collection[int], *, exact: bool = False
+) -> Iterator[Read | Based]:
     """Yield what becomes of the address that *register* holds before instruction number *start* of *function*.
 
     It may also hold what is only to be added to a base. *relocated* are the byte offsets of all relocated
     instructions: what such a one loads, and a read as long as one says, is in the kernel's size and no :class:`Read`.
+    *exact*: the address is not followed past the addition of a number nobody knows.
     """
     insns = function.instructions
     seen: set[tuple[int, frozenset[tuple[int, int]], frozenset[tuple[int, int]]]] = set()
@@ -76,7 +78,7 @@ def uses(function: BpfFunction, start: int, register: int, relocated: Collection
             continue
         seen.add(key)
         yield from _at(function, index, held, offsets, relocated)
-        held, offsets = _after(function, index, held, offsets, relocated)
+        held, offsets = _after(function, index, held, offsets, relocated, exact=exact)
         waiting += [(successor, held, offsets) for successor in successors(insns, index)]
 
 
@@ -107,7 +109,7 @@ def _at(
 
 
 def _after(
-    function: BpfFunction, index: int, held: _Book, offsets: _Book, relocated: Collection[int]
+    function: BpfFunction, index: int, held: _Book, offsets: _Book, relocated: Collection[int], *, exact: bool
 ) -> tuple[_Book, _Book]:
     """Return what is held after the instruction at *index*, and where relocated offsets are."""
     insn, at = function.instructions[index], function.start + SIZE * index
@@ -127,7 +129,7 @@ def _after(
         moved = held.get(insn.dst, held.get(insn.src))
         strange = insn.dst in offsets or insn.src in offsets  # another field's address from here on
         _copy(None, insn.dst, held, offsets)
-        if moved is not None and not strange:
+        if moved is not None and not strange and not exact:
             held[insn.dst] = moved
     elif cls == ALU64 and operation == _ADD and insn.dst in held and at not in relocated:
         held[insn.dst] += insn.imm

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from btf.drift import MISSED_HOOK, Drift, drifts
+from btf.drift import LOAD_ERROR, MISSED_HOOK, Drift, drifts
 from btf.guard import Reach
 from btf.kinds import Kind
 from btf.lost import lost
@@ -98,11 +98,11 @@ class ObjectCheck:
 def warnings(check: ObjectCheck, *, reference: Btf | None = None) -> tuple[Drift, ...]:
     """Return where the object silently goes wrong on that kernel; *reference*: BTF of the kernel it was made for.
 
-    No warning changes a verdict.
+    No warning changes a verdict; what a kernel would refuse to load is among the reasons instead.
     """
     kernel = check.kernel
     found = drifts(check.obj, kernel.btf, check.relocations, kernel.given, modules=kernel.modules, reference=reference)
-    return (*found, *_missed(check))
+    return (*(drift for drift in found if drift.consequence != LOAD_ERROR), *_missed(check))
 
 
 def _missed(check: ObjectCheck) -> Iterator[Drift]:
@@ -196,17 +196,17 @@ def _given(obj: BpfObject, kernel: KernelBtf) -> Given:
     return replace(kernel.given, symbols=there)
 
 
-_CALLED = frozenset({"helper", "kfunc", "ksym"})
+_USED = frozenset({"helper", "kfunc", "ksym", "argument"})
 
 
 def _spare_dead_code(obj: BpfObject, needed: dict[str, list[Reason]], reach: Reach) -> None:
-    """Meet the needs for helpers and kernel symbols of which a program uses a missing one in dead code only."""
+    """Meet the needs for what is missing (a helper, a kernel symbol, an argument) and is used in dead code only."""
     for program in obj.programs:
         reasons = needed.get(program.name, [])
         for number, reason in enumerate(reasons):
-            if reason.answer is Answer.YES or reason.requirement.kind not in _CALLED:
+            if reason.answer is Answer.YES or reason.requirement.kind not in _USED:
                 continue
-            places = used_at(program, reason.requirement)
+            places = used_at(obj, program, reason.requirement)
             if places and not reach.alive(program, places):
                 words = f"{reason.detail}; only code that is dead on this kernel uses it"
                 code = f"{reason.requirement.kind}-guarded"

@@ -24,6 +24,7 @@ from fleet.compatibility.sources import (
     ask_tracepoint_type,
 )
 from fleet.compatibility.targets import (
+    ask_argument,
     ask_family,
     ask_function,
     ask_kfunc,
@@ -88,6 +89,7 @@ FEATURES: dict[str, Feature] = {
     "function": Feature(
         "kernel function {subject}", "function", (ask_symbols, ask_function, ask_module, ask_family, ask_signature)
     ),
+    "argument": Feature("argument {subject}", "argument", (ask_argument,)),
     "kfunc": Feature("kernel function {subject} callable from BPF", "kfunc", (ask_kfunc, ask_module)),
     "struct_ops": Feature("struct_ops {subject}", "struct-ops", (ask_struct_ops,)),
     "ksym": Feature("kernel symbol {subject}", "ksym", (ask_symbol,)),
@@ -115,6 +117,9 @@ def noun(need: Requirement) -> str:
         return f"{need.kind} {need.subject}"
     if need.kind == "helper" and not need.context:
         return f"helper {need.subject}"
+    if need.kind == "argument":
+        hook, _, number = need.subject.rpartition(":")
+        return f"argument {int(number) + 1} of {hook}"
     words = NOUNS.get(need.kind, {})
     subject = " or ".join(words.get(p, p) for p in need.subject.split("|"))
     return row.noun.format(subject=subject, context=need.context)

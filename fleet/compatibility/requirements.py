@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from btf.arguments import counted_arguments
 from btf.flow import has_loop
 from btf.frame import LIMIT, STEPS, stack_depth
 from btf.insn import SIZE, heads
@@ -16,6 +17,7 @@ from btf.maps import BpfMap
 from btf.object import BpfObject, BpfProgram
 from btf.uapi import HELPERS, name_of
 from fleet.compatibility.signs import MAP_FLAG_SIGNS
+from fleet.compatibility.targets import BY_VERSION
 from fleet.compatibility.verdict import Requirement
 
 SMALL = 4096  # so many instructions every kernel takes
@@ -67,8 +69,8 @@ def _infer(obj: BpfObject) -> tuple[Requirement, ...]:
     return tuple(dict.fromkeys([*_whole(obj), *(need for p in obj.programs for need in _program(obj, p))]))
 
 
-def used_at(program: BpfProgram, need: Requirement) -> set[tuple[str, int]]:
-    """Return where *program* uses the helper or kernel symbol of *need*: (section, byte offset) of instructions."""
+def used_at(obj: BpfObject, program: BpfProgram, need: Requirement) -> set[tuple[str, int]]:
+    """Return where *program* uses the helper, kernel symbol or argument of *need*: (section, byte offset)."""
     names = set(need.subject.split("|"))
     if need.kind == "helper":
         return {
@@ -77,6 +79,8 @@ def used_at(program: BpfProgram, need: Requirement) -> set[tuple[str, int]]:
             for index, insn in heads(f.instructions)
             if insn.is_call and name_of(insn.imm, HELPERS) in names
         }
+    if need.kind == "argument":
+        return set(counted_arguments(obj, program).get(int(need.subject.rpartition(":")[2]), ()))
     return {(f.section, r.insn) for f in program.functions for r in f.references if not r.section and r.name in names}
 
 
@@ -112,6 +116,9 @@ def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
         yield need("attach", way)
     if thing and meaning.target and not _PATTERN & set(meaning.target):
         yield need(*_hook(thing, meaning.target), context="" if thing.endswith("tracepoint") else way)
+    for number in counted_arguments(obj, program):
+        chosen = any("LINUX_KERNEL_VERSION" in f.externs for f in program.functions)
+        yield need("argument", f"{meaning.kind}/{meaning.target}:{number}", context=BY_VERSION if chosen else "")
     externs = [e for e in obj.externs if e.origin == "ksyms" and any(e.name in f.externs for f in program.functions)]
     if meaning.needs_kernel_btf or any(e.typed for e in externs):
         yield need("btf", "vmlinux", context=meaning.kind if meaning.needs_kernel_btf else "a typed kernel symbol")

@@ -6,7 +6,9 @@ own list of symbols says more, and is believed first.
 
 from __future__ import annotations
 
-from fleet.compatibility.sources import Finding, Known, kconfig
+from btf.arguments import argument_count
+from btf.types import Btf
+from fleet.compatibility.sources import CachedTypes, Finding, Known, kconfig
 from fleet.compatibility.verdict import Evidence, Requirement
 from inventory.facts import Answer
 
@@ -85,6 +87,30 @@ def ask_signature(need: Requirement, known: Known) -> Finding | None:
             words = f"no signature in the kernel's BTF, where {need.context} takes it from, and the kernel {other}"
             return Finding(Answer.NO, Evidence.DERIVED, words, "btf:FUNC")
     return None
+
+
+BY_VERSION = "chosen by the kernel's version"
+
+
+def ask_argument(need: Requirement, known: Known) -> Finding | None:
+    """An argument that a typed hook hands over: ``tp_btf/block_rq_issue:1`` is its second.
+
+    A program that asks for the kernel's version may take another one where the version says so.
+    """
+    hook, _, number = need.subject.rpartition(":")
+    kind, _, aim = hook.partition("/")
+    types = known.btf.btf if isinstance(known.btf, CachedTypes) else known.btf
+    count = argument_count(types, kind, aim) if isinstance(types, Btf) else None
+    if count is None:
+        return Finding(Answer.YES, Evidence.CLAIMED, "no BTF says otherwise", "object")
+    if int(number) < count:
+        return Finding(Answer.YES, Evidence.DERIVED, f"the hook hands over {count}", "btf:FUNC_PROTO")
+    words = f"there is no argument {int(number) + 1}: the hook hands over {count}"
+    if need.context == BY_VERSION and not (known.off_host and known.facts.value("kernel.release")):
+        return Finding(
+            Answer.UNKNOWN, Evidence.DERIVED, f"{words}, and the program asks for the version", "btf:FUNC_PROTO"
+        )
+    return Finding(Answer.NO, Evidence.DERIVED, words, "btf:FUNC_PROTO")
 
 
 def ask_kfunc(need: Requirement, known: Known) -> Finding | None:
