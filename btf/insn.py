@@ -60,6 +60,11 @@ def heads(insns: Sequence[Insn]) -> Iterator[tuple[int, Insn]]:
         index += 2 if insn.code == LD_IMM64 else 1
 
 
+def is_atomic(insn: Insn) -> bool:
+    """Whether this changes memory atomically; ``imm`` says how, 0 is to add without fetching, which v1 has."""
+    return insn.code & CLASS_MASK == STX and insn.code & _MODE_MASK == _ATOMIC
+
+
 def isa_level(insn: Insn) -> int:
     """Return the lowest instruction-set version (1 to 4) that has *insn*. Since Linux v4.14 (2), v5.1 (3), v6.6 (4)."""
     code, cls = insn.code, insn.code & CLASS_MASK

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from fleet.compatibility.features import FEATURES, alternatives, noun
 from fleet.compatibility.outcome import boot_policy
-from fleet.compatibility.sources import Finding, Known
+from fleet.compatibility.sources import Finding, Known, holds
 from fleet.compatibility.unlock import unlock_for
 from fleet.compatibility.verdict import Assessment, Evidence, Reason, Requirement, Unlock, Verdict
 from inventory.facts import Answer, Facts
@@ -113,6 +113,9 @@ def answer(need: Requirement, known: Known, *, learned: Learned | None = None) -
         (weigh(f for s in row.sources if (f := s(way, known))) for way in alternatives(need)),
         key=lambda f: _PREFERENCE[f.answer],
     )
+    if _permission_unknown(need, found, known):
+        words = f"{found.detail}, but whether it is permitted here is not known"
+        found = Finding(Answer.UNKNOWN, found.evidence, words, found.source)
     if learned and row.per_kernel and found.answer is not Answer.BLOCKED and _yields(found, learned):
         found = Finding(Answer.YES, learned.evidence, learned.detail or "this build ran on this kernel build", "record")
     unlock = unlock_for(need, found, known)
@@ -122,6 +125,19 @@ def answer(need: Requirement, known: Known, *, learned: Learned | None = None) -
         code = "btf-not-imported" if found.source == "archive" else "btf-hidden" if unlock else code
     detail = f"{noun(need)}: {found.detail}"
     return Reason(need, said, found.evidence, code, detail, found.source, found.errno, unlock)
+
+
+# What policy may deny though the kernel has it.
+_PERMITTED = frozenset({"program_type", "map_type", "helper", "attach", "link", "tracepoint"})
+
+
+def _permission_unknown(need: Requirement, found: Finding, known: Known) -> bool:
+    """Whether a yes was derived from the kernel alone on a host whose policy may deny it: BTF knows no permissions."""
+    if known.off_host or found.answer is not Answer.YES or found.evidence.strength >= Evidence.PROBED.strength:
+        return False
+    facts = known.facts
+    denies = holds(facts, "sys_admin") is False or facts.value("lockdown.mode") == "confidentiality"
+    return need.kind in _PERMITTED and (denies or facts.value("seccomp.mode") == 2)
 
 
 def _yields(found: Finding, learned: Learned) -> bool:

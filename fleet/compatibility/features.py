@@ -30,6 +30,7 @@ from fleet.compatibility.targets import (
     ask_kfunc,
     ask_module,
     ask_signature,
+    ask_sleepable,
     ask_struct_ops,
     ask_symbol,
     ask_symbols,
@@ -90,6 +91,7 @@ FEATURES: dict[str, Feature] = {
         "kernel function {subject}", "function", (ask_symbols, ask_function, ask_module, ask_family, ask_signature)
     ),
     "argument": Feature("argument {subject}", "argument", (ask_argument,)),
+    "sleepable": Feature("a sleepable program at {subject}", "sleepable", (ask_sleepable,)),
     "kfunc": Feature("kernel function {subject} callable from BPF", "kfunc", (ask_kfunc, ask_module)),
     "struct_ops": Feature("struct_ops {subject}", "struct-ops", (ask_struct_ops,)),
     "ksym": Feature("kernel symbol {subject}", "ksym", (ask_symbol,)),

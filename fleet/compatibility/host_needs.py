@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from btf.maps import BpfMap
 from btf.object import BpfObject, BpfProgram
 from fleet.compatibility.signs import BACKPORTERS, release_version
-from fleet.compatibility.sources import Finding, Known
+from fleet.compatibility.sources import Finding, Known, holds
 from fleet.compatibility.verdict import Evidence, Requirement
 from inventory.facts import Answer
 
@@ -54,8 +54,7 @@ def _eights(size: int) -> int:
 def ask_memlock(need: Requirement, known: Known) -> Finding | None:
     """Whether maps of so many bytes may be made: by the right to lift the limit, the kernel's accounting, the limit."""
     facts = known.facts
-    held = facts.value("caps.effective")
-    if isinstance(held, list) and "sys_resource" in held:
+    if holds(facts, "sys_resource"):
         return Finding(Answer.YES, Evidence.PROBED, "CAP_SYS_RESOURCE lifts RLIMIT_MEMLOCK", "caps.effective")
     charged = _charged(known)
     if charged is False:
@@ -86,12 +85,12 @@ def _charged(known: Known) -> bool | None:
 def ask_kallsyms(need: Requirement, known: Known) -> Finding | None:  # noqa: ARG001  one signature for all sources
     """Whether /proc/kallsyms shows addresses, by the kernel's own rule (``kallsyms_show_value``)."""
     facts = known.facts
-    held = facts.value("caps.effective")
+    syslog = holds(facts, "syslog")
     restrict = facts.value("sysctl.kernel.kptr_restrict")
     paranoid = facts.value("sysctl.kernel.perf_event_paranoid")
-    if not isinstance(held, list) or not isinstance(restrict, int):
+    if syslog is None or not isinstance(restrict, int):
         return None
-    if (restrict == 0 and isinstance(paranoid, int) and paranoid <= 1) or (restrict <= 1 and "syslog" in held):
+    if (restrict == 0 and isinstance(paranoid, int) and paranoid <= 1) or (restrict <= 1 and syslog):
         return Finding(Answer.YES, Evidence.PROBED, "shown", "sysctl.kernel.kptr_restrict")
-    words = f"hidden: kernel.kptr_restrict is {restrict}" + ("" if "syslog" in held else ", without CAP_SYSLOG")
+    words = f"hidden: kernel.kptr_restrict is {restrict}" + ("" if syslog else ", without CAP_SYSLOG")
     return Finding(Answer.BLOCKED, Evidence.PROBED, words, "sysctl.kernel.kptr_restrict", "EPERM")

@@ -17,6 +17,10 @@ from fleet.compatibility.verifier import explain
 from inventory.facts import Answer, Facts
 
 _LOG_TAIL = 8192
+_PLACED = (
+    *("kprobe", "kretprobe", "ksyscall", "kretsyscall", "uprobe", "uretprobe", "usdt", "tracepoint", "tp", "raw_t"),
+    *("fentry", "fexit", "fmod_ret", "lsm", "iter"),
+)
 _NO_PLACE = ("EOPNOTSUPP", "ESRCH")  # the section names no place to attach to: it takes an interface, a cgroup, a path
 
 
@@ -90,7 +94,8 @@ def read_outcome(task: Mapping[str, Any]) -> Outcome:
     if said.get("event") != "verified":
         return _refusal(said, verify, took)
     said = _part(hold, "said")
-    if said.get("event") == "error" and said.get("stage") == "attach" and said.get("errno") in _NO_PLACE:
+    nowhere = said.get("stage") == "attach" and said.get("errno") in _NO_PLACE
+    if said.get("event") == "error" and nowhere and not _names_a_place(verify, said.get("program")):
         return Outcome(Real.LOADED, message=printable(str(said.get("message", ""))), took_s=took)
     if said.get("event") != "ready":
         return _refusal(said, hold, took)
@@ -104,6 +109,13 @@ def read_outcome(task: Mapping[str, Any]) -> Outcome:
         records=records if _count(records) else 0,
         took_s=took,
     )
+
+
+def _names_a_place(verify: Mapping[str, Any], program: object) -> bool:
+    """Whether the section of a program says where it goes, so that an errno there is the kernel's refusal."""
+    rows = _part(verify, "said").get("programs", ())
+    sections = [str(row.get("section")) for row in rows if isinstance(row, dict) and row.get("name") == program]
+    return any(section.startswith(_PLACED) for section in sections)
 
 
 def _refusal(said: Mapping[str, Any], step: Mapping[str, Any], took_s: float) -> Outcome:

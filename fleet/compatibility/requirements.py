@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from btf.arguments import counted_arguments
 from btf.flow import has_loop
 from btf.frame import LIMIT, STEPS, stack_depth
-from btf.insn import SIZE, heads
+from btf.insn import SIZE, heads, is_atomic
 from btf.loader import LoaderNeed, loader_needs
 from btf.maps import BpfMap
 from btf.object import BpfObject, BpfProgram
@@ -57,6 +57,8 @@ _HOOKS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("cgroup_skb/ingress", "cgroup_skb/egress", "cgroup/skb"), ("cgroup_skb", "")),
 }
 
+# Sleepable programs that not every place takes.
+_SLEEPABLE = frozenset({"fentry.s", "fexit.s", "fmod_ret.s", "lsm.s"})
 _PATTERN = frozenset("*?")  # kprobe.multi/tcp_* names no single function
 
 
@@ -142,6 +144,12 @@ def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
         yield need("feature", "bpf2bpf")
     if any(has_loop(f.instructions) for f in program.functions):
         yield need("feature", "bounded_loops")
+    if any(is_atomic(insn) and insn.imm for f in program.functions for _, insn in heads(f.instructions)):
+        yield need("feature", "atomics")
+    if meaning.kind == "xdp.frags":
+        yield need("feature", "xdp_frags")
+    if meaning.kind in _SLEEPABLE and meaning.target:
+        yield need("sleepable", _hook(thing, meaning.target)[1])
 
 
 def _of_map(map_: BpfMap) -> Iterator[tuple[str, str]]:

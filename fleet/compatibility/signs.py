@@ -65,6 +65,9 @@ FEATURE_SIGNS = {
     "global_data": Sign(enum=("bpf_cmd", "BPF_MAP_FREEZE"), since=(5, 2)),
     # Since Linux commit 2589726d12a1 ("bpf: introduce bounded loops") (v5.3).
     "bounded_loops": Sign(later=("bpf_cmd", "BPF_BTF_GET_NEXT_ID"), since=(5, 3)),
+    # Atomic operations other than adding, and adding that fetches, came with 5.12; told by what came with it.
+    "atomics": Sign(later=("bpf_func_id", "BPF_FUNC_check_mtu"), since=(5, 12)),
+    "xdp_frags": Sign(later=("bpf_func_id", "BPF_FUNC_xdp_get_buff_len"), since=(5, 18)),
     "isa_v1": Sign(later=_BTF_LOAD, since=(3, 19)),
     "isa_v2": Sign(later=_BTF_LOAD, since=(4, 14)),
     "isa_v3": Sign(later=("bpf_cmd", "BPF_MAP_FREEZE"), since=(5, 1)),

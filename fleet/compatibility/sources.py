@@ -99,6 +99,12 @@ def _filled(template: str, need: Requirement) -> str:
     return template.format(subject=need.subject, SUBJECT=need.subject.upper(), context=need.context)
 
 
+def holds(facts: Facts, capability: str) -> bool | None:
+    """Return whether the agent holds a capability (``sys_admin``), None when it is not known what it holds."""
+    held = facts.value("caps.effective")
+    return capability in {str(c).lower().removeprefix("cap_") for c in held} if isinstance(held, list) else None
+
+
 def kconfig(facts: Facts, symbol: str) -> str | None:
     """Return the value of a kconfig symbol (``y``, ``m``, ``n`` or text), ``n`` when not set, None when unreadable."""
     options = facts.value("kconfig")

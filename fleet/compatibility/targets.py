@@ -125,6 +125,16 @@ def ask_kfunc(need: Requirement, known: Known) -> Finding | None:
     return Finding(Answer.NO, Evidence.DERIVED, "a function of the kernel, none that BPF may call", "btf:bpf_kfunc")
 
 
+_ENTRIES = ("__x64_sys_", "__arm64_sys_", "__s390x_sys_", "__riscv_sys_")
+
+
+def ask_sleepable(need: Requirement, known: Known) -> Finding | None:
+    """Whether a sleepable program may be attached: entries of system calls take one; else only the kernel knows."""
+    if known.btf is None or not need.subject.startswith(_ENTRIES) or need.subject not in known.btf.functions():
+        return None
+    return Finding(Answer.YES, Evidence.DERIVED, "the entry of a system call", "btf:FUNC")
+
+
 def ask_symbol(need: Requirement, known: Known) -> Finding | None:
     """A kernel variable or symbol with a type in BTF; others are only in kallsyms, which nobody here has read."""
     if known.btf is None or not known.btf.by_name(need.subject):

@@ -119,6 +119,7 @@ COMPLAINTS: tuple[Complaint, ...] = (
     Complaint(
         r"At program exit the register (R\d+).*", "the return value {0} is not one this type of program may return"
     ),
+    Complaint(r"(\S+) is not sleepable", "{0} takes no sleepable programs; without the .s it may do", absence=True),
     Complaint(
         r"attach_btf_id (\d+) is not a function|attach to unsupported member|.*is not modifiable.*",
         "the place this program attaches to does not take such a program",

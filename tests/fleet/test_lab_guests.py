@@ -113,6 +113,8 @@ def test_what_a_guest_says_is_read() -> None:
     assert (ran.real, ran.runs, ran.records) == (Real.RAN, {"p": 7}, 2)
     nowhere = {"event": "error", "stage": "attach", "errno": "EOPNOTSUPP", "message": "by its section alone"}
     assert read_outcome({"verify": {"said": VERIFIED}, "hold": {"said": nowhere}}).real is Real.LOADED
+    multi = {"said": {**VERIFIED, "programs": [{"name": "p", "section": "kprobe.multi/tcp_close"}]}}
+    assert read_outcome({"verify": multi, "hold": {"said": {**nowhere, "program": "p"}}}).real is Real.REFUSED
     denied = {"event": "error", "stage": "attach", "errno": "EPERM", "message": "no"}
     assert read_outcome({"verify": {"said": VERIFIED}, "hold": {"said": denied}}).real is Real.REFUSED
     log = "0: (95) exit\nR0 !read_ok"

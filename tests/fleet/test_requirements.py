@@ -122,6 +122,25 @@ CASES: dict[str, tuple[str, str, set[tuple[str, str, str]], set[str]]] = {
         {("feature", "bounded_loops", "p")},
         set(),
     ),
+    "atomic operations": (
+        'SEC("xdp") int p(u32 *c) { return __sync_fetch_and_add(&c[0], 1) == 7; }',
+        "v3",
+        {("feature", "atomics", "p")},
+        set(),
+    ),
+    "adding atomically, as from the start": (
+        'SEC("xdp") int p(u32 *c) { __sync_fetch_and_add(&c[0], 1); return 0; }',
+        "v2",
+        set(),
+        {("feature", "atomics", "p")},
+    ),
+    "frames in pieces": ('SEC("xdp.frags") int p(void *c) { return 2; }', "v2", {("feature", "xdp_frags", "p")}, set()),
+    "a sleepable program": (
+        'SEC("lsm.s/file_open") int p(void *c) { return 0; }',
+        "v2",
+        {("sleepable", "bpf_lsm_file_open", "p")},
+        set(),
+    ),
     "a subprogram": (
         "__attribute__((noinline)) int sub(int a) { return a * 3; }"
         'SEC("xdp") int p(u32 *c) { return sub(c[0]); }',

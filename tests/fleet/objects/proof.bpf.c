@@ -13,6 +13,7 @@ struct task_struct {
 } PAI;
 
 struct sock;
+struct file;
 
 #if defined(TRACEPOINT)
 SEC("tracepoint/sched/sched_process_exec")
@@ -161,6 +162,65 @@ int p(void *context)
 {
 	__sync_fetch_and_add(&seen, 1);
 	return 0;
+}
+#elif defined(ATOMICS)
+/* Adding that fetches: instruction set v3 in the compiler's words, Linux 5.12 in the kernel's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} total SEC(".maps");
+
+SEC("raw_tp/sched_process_exec")
+int p(void *context)
+{
+	__u32 key = 0;
+	__u64 *count = bpf_map_lookup_elem(&total, &key);
+
+	return count ? __sync_fetch_and_add(count, 1) == 7 : 0;
+}
+#elif defined(XDP_FRAGS)
+SEC("xdp.frags")
+int p(void *context)
+{
+	return XDP_PASS;
+}
+#elif defined(FENTRY_SLEEPABLE)
+SEC("fentry.s/tcp_close")
+int BPF_PROG(p, struct sock *sock)
+{
+	return 0;
+}
+#elif defined(LSM)
+SEC("lsm/file_open")
+int BPF_PROG(p, struct file *file)
+{
+	return 0;
+}
+#elif defined(TASK_STORAGE)
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u64);
+} kept SEC(".maps");
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(p, struct task_struct *task)
+{
+	return bpf_task_storage_get(&kept, task, 0, 1) == 0;
+}
+#elif defined(LOOP_HELPER)
+static long step(__u32 index, void *context)
+{
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exec")
+int p(void *context)
+{
+	return bpf_loop(4, step, 0, 0) == 7;
 }
 #elif defined(FIELD)
 SEC("raw_tp/sched_process_exec")
