@@ -5,8 +5,8 @@ told to read as many bytes as the field had. Each :class:`Drift` is such a chang
 show to matter; what merely looks different (a typedef, a qualifier, a struct whose members moved) is none.
 
 ``consequence``, in the words of the field: ``stray read`` (other bytes, or the same with another meaning), ``missed
-hook`` (attaches, but the event does not pass there), ``load error`` (the verifier counts arguments: a verdict has that among
-its requirements).
+hook`` (attaches, but the event does not pass there), ``load error`` (the verifier counts arguments: a verdict has that
+among its requirements).
 """
 
 from __future__ import annotations
