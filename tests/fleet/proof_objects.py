@@ -22,6 +22,5 @@ def compile_proof(name: str, folder: Path) -> Path:
     command = ["clang", "-target", "bpf", f"-mcpu={_ISA.get(name, 'v2')}", "-O2", "-g", "-Wall", "-Wno-unused"]
     command += [f"-D{name.upper()}", "-D__TARGET_ARCH_x86", "-I/usr/include/x86_64-linux-gnu"]
     done = subprocess.run([*command, "-c", str(SOURCE), "-o", str(out)], capture_output=True, text=True, check=False)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out
