@@ -30,12 +30,13 @@ from btf_places import SAMPLES, VMLINUX
 from judged import own_objects, tools_objects
 from libbpf_truth import truth_program
 
-from btf.architecture import architecture
-from btf.archive import read_btf_file
-from btf.elf_object import read_object
-from btf.minimise import minimise
-from btf.parse import parse_btf
-from btf.relocate import relocate
+from btf.archive.archive import read_btf_file
+from btf.core.minimise import minimise
+from btf.core.question import asked_by
+from btf.core.relocate import relocate
+from btf.format.architecture import architecture
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
 from fleet.compatibility.check import KernelBtf, check_object
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ def warm(objects: dict[str, Path], kernel: Path, every: int = 4) -> dict[str, fl
     """Check objects on a kernel that has answered for all others, for the first time and again."""
     read = {name: read_object(path.read_bytes()) for name, path in objects.items()}
     for obj in read.values():
-        _ = obj.asked
+        asked_by(obj)
     new, again, alone = [], [], []
     known = None
     for name in list(read)[::every]:

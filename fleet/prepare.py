@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from btf.archive import Archive
-from btf.elf_object import read_object
+from btf.archive.archive import Archive
+from btf.core.minimise import minimise
 from btf.fault import EXIT_USAGE, Fault
-from btf.minimise import minimise
+from btf.objects.elf_object import read_object
 from fleet.compatibility.verdict import Choice
 from fleet.policy import compile_policy, parse_policies
 from fleet.record import Record

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from btf.archive import OWN, Archive, KernelName
-from btf.elf_object import read_object
+from btf.archive.archive import OWN, Archive, KernelName
+from btf.archive.near_misses import near_misses
+from btf.core.relocate import relocate
 from btf.fault import Fault
-from btf.near import near_misses
-from btf.relocate import relocate
-from btf.types import Btf
+from btf.format.types import Btf
+from btf.objects.elf_object import read_object
 from fleet.compatibility.choose import Kernels, Material, choose_all
 from fleet.compatibility.declared import compare_declared
 from fleet.compatibility.host_needs import host_needs

@@ -16,7 +16,7 @@ from fleet.cli.output import emit_document, narrate
 from fleet.cli.settings import Settings, pass_settings
 
 if TYPE_CHECKING:
-    from btf.types import Btf
+    from btf.format.types import Btf
     from fleet.compatibility.check import ObjectCheck
 
 
@@ -103,7 +103,7 @@ def check(
     Exit code 0: all fit; 3: some kernel refuses an object; 6: BTF alone cannot tell, or an
     installed kernel has none.
     """
-    from btf.elf_object import read_object
+    from btf.objects.elf_object import read_object
     from fleet.cli import kernel_sources
     from fleet.compatibility.check import check_object
 
@@ -193,7 +193,7 @@ _WRITERS: dict[str, type[_Written]] = {"table": _Page, "json": _Json, "jsonl": _
 
 def _objects(names: tuple[str, ...], settings: Settings) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
     """Yield (name, bytes, programs it can do without); a name that is no file is a program of the catalogue."""
-    from btf.elf_object import MAX_OBJECT
+    from btf.objects.elf_object import MAX_OBJECT
 
     for name in names:
         path = Path(name)

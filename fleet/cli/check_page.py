@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from btf.core.relocate import RelocationOutcome
 from btf.fault import printable
-from btf.relocate import RelocationOutcome
-from btf.types import Btf
+from btf.format.types import Btf
 from fleet.cli.diagnostics import HARMLESS, Diagnostic, diagnose, one_line, printable_line
 from fleet.compatibility.check import ObjectCheck, ProgramCheck
 from fleet.compatibility.check_document import count_relocations

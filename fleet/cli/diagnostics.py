@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from btf.drift import Drift
-from btf.extension import LineInfo
+from btf.core.instead import Instead, instead
+from btf.core.relocate import RelocationOutcome
+from btf.drift.drift import Drift
 from btf.fault import printable
-from btf.guard import Guard
-from btf.nearest import Instead, instead
-from btf.object import BpfObject
-from btf.relocate import RelocationOutcome
-from btf.types import Btf
+from btf.format.types import Btf
+from btf.objects.extension import LineInfo
+from btf.objects.object import BpfObject
+from btf.reach.guard import Guard
 from fleet.compatibility.check import ObjectCheck, warnings
 from fleet.compatibility.features import noun
 from fleet.compatibility.verdict import Reason

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from btf.difference import Change, Touched, difference, summary, touched
-from btf.elf_object import MAX_OBJECT, read_object
+from btf.drift.difference import Change, Touched, difference, summary, touched
+from btf.objects.elf_object import MAX_OBJECT, read_object
 from fleet.cli.diagnostics import printable_line
 from fleet.cli.output import table
 from fleet.compatibility.check import KernelBtf

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from btf.fault import EXIT_USAGE, Fault, printable
 
 if TYPE_CHECKING:
-    from btf.archive import Archive, Entry
-    from btf.kernel_image import KernelImage
-    from btf.types import Btf
+    from btf.archive.archive import Archive, Entry
+    from btf.archive.kernel_image import KernelImage
+    from btf.format.types import Btf
     from fleet.compatibility.check import KernelBtf
     from fleet.compatibility.symbols import Symbols
 
@@ -40,8 +40,8 @@ class NoSuchKernel(Fault):
 
 def from_file(path: Path) -> KernelBtf:
     """Return the kernel whose BTF is in *path*."""
-    from btf.btf_file import read_btf_file, release_of_file
-    from btf.running import RUNNING_BTF
+    from btf.archive.btf_file import read_btf_file, release_of_file
+    from btf.archive.running import RUNNING_BTF
 
     if path == RUNNING_BTF:
         return running()
@@ -65,8 +65,8 @@ def from_folder(folder: Path, unread: list[Fault]) -> Iterator[KernelBtf]:
 
 def running() -> KernelBtf:
     """Return the kernel that runs here."""
-    from btf.btf_file import read_btf_file
-    from btf.running import RUNNING_BTF, running_kernel
+    from btf.archive.btf_file import read_btf_file
+    from btf.archive.running import RUNNING_BTF, running_kernel
 
     if not RUNNING_BTF.exists():
         raise NoSuchKernel("this kernel shows no BTF", remedy="Give --btf FILE, --image FILE or --kernel ID.")
@@ -79,8 +79,8 @@ def running() -> KernelBtf:
 
 def loaded_modules(folder: Path, kernel: Btf) -> dict[str, Btf]:
     """Return the modules that show their BTF in *folder*, where the running kernel does, by name."""
-    from btf.btf_file import read_bounded
-    from btf.module import KernelModule, parse_module
+    from btf.archive.btf_file import read_bounded
+    from btf.archive.module import KernelModule, parse_module
 
     found = {}
     for path in sorted(folder.iterdir()):
@@ -131,9 +131,9 @@ def _own_config() -> Mapping[str, str] | None:
 
 def from_archive(archive: Archive, wanted: str, modules: Sequence[str] = ()) -> KernelBtf:
     """Return exactly the build *wanted* of the archive, with those *modules* loaded whose BTF the archive has, too."""
-    from btf.archive import KernelName
-    from btf.near import near_misses
-    from btf.parse import parse_btf
+    from btf.archive.archive import KernelName
+    from btf.archive.near_misses import near_misses
+    from btf.format.parse import parse_btf
 
     entry = archive.entry(wanted)
     if entry is None:
@@ -157,7 +157,7 @@ def from_archive(archive: Archive, wanted: str, modules: Sequence[str] = ()) -> 
 
 def find(archive: Archive, wanted: str) -> KernelBtf:
     """Return the one kernel that *wanted* names: ``running``, a file of BTF or an image, a build's id or its start."""
-    from btf.kernel_image import ImageUnreadable
+    from btf.archive.kernel_image import ImageUnreadable
 
     if wanted == "running":
         return running()
@@ -187,7 +187,7 @@ def entry_called(archive: Archive, wanted: str) -> Entry:
 
 def from_entry(archive: Archive, entry: Entry) -> KernelBtf:
     """Return the kernel of one entry of the archive."""
-    from btf.parse import parse_btf
+    from btf.format.parse import parse_btf
 
     build_id = entry.kernel_id.partition("/")[0]
     kernel = kernel_btf(
@@ -202,14 +202,14 @@ def from_entry(archive: Archive, entry: Entry) -> KernelBtf:
 
 def from_image(path: Path) -> KernelBtf:
     """Return the kernel of the image *path*, with its kconfig where it has one or one lies beside."""
-    from btf.btf_file import read_image_file
+    from btf.archive.btf_file import read_image_file
 
     return _of_image(path, read_image_file(path))
 
 
 def _of_image(path: Path, image: KernelImage) -> KernelBtf:
-    from btf.btf_file import WithoutBtf
-    from btf.running import running_kernel
+    from btf.archive.btf_file import WithoutBtf
+    from btf.archive.running import running_kernel
 
     if image.btf is None:
         raise WithoutBtf(f"{path}: {image.why}")
@@ -225,7 +225,7 @@ def _of_image(path: Path, image: KernelImage) -> KernelBtf:
 
 def installed(root: Path, unread: list[Fault]) -> Iterator[KernelBtf]:
     """Yield the kernels installed under *root*, by release, each build once; what has no BTF goes to *unread*."""
-    from btf.btf_file import read_image_file
+    from btf.archive.btf_file import read_image_file
 
     paths = {found.resolve(): found for pattern in reversed(INSTALLED) for found in root.glob(pattern)}
     seen = set()
@@ -271,8 +271,8 @@ def kernel_btf(
     config: Mapping[str, str] | None = None, next_boot: bool = False,
 ) -> KernelBtf:  # fmt: skip
     """Return the kernel whose BTF is *data*, as ``check`` takes it; raise BtfMalformed."""
-    from btf.architecture import architecture
-    from btf.parse import parse_btf
+    from btf.format.architecture import architecture
+    from btf.format.parse import parse_btf
     from fleet.compatibility.check import KernelBtf
 
     btf = parse_btf(data)

@@ -19,8 +19,8 @@ from fleet.cli.output import Progress, emit, emit_document, narrate, output_opti
 from fleet.cli.settings import Settings, pass_settings
 
 if TYPE_CHECKING:
-    from btf.archive import Archive, Entry
-    from btf.importing import Brought
+    from btf.archive.archive import Archive, Entry
+    from btf.archive.importing import Brought
     from fleet.compatibility.check import KernelBtf
     from fleet.record import Record
     from fleet.record.views import KernelView
@@ -76,8 +76,8 @@ def list_kernels(settings: Settings, output: str) -> None:
 
 
 def _rows(entries: Sequence[Entry], views: Iterable[KernelView], *, counted: bool) -> list[dict[str, Any]]:
-    from btf.archive import KernelName
-    from btf.near import near_misses
+    from btf.archive.archive import KernelName
+    from btf.archive.near_misses import near_misses
 
     known = {e.kernel_id: e for e in entries}
     rows = []
@@ -152,7 +152,7 @@ def _hosts(record: Record, kernel_id: str) -> list[dict[str, Any]]:
 
 def _programs(settings: Settings, kernel: KernelBtf) -> Iterator[dict[str, Any]]:
     """Check every program's CO-RE build against *kernel*, by its BTF alone."""
-    from btf.elf_object import read_object
+    from btf.objects.elf_object import read_object
     from fleet.compatibility.check import check_object
     from probes.catalogue import ArtefactMissing
 
@@ -182,7 +182,7 @@ def import_btf(
     A file that names its kernel serves exactly that build. What is known by a release's name only is kept as such and
     serves no host until --for gives it to a build. Exit code 3: some file was refused; the others are imported.
     """
-    from btf.importing import Importer, files_under
+    from btf.archive.importing import Importer, files_under
 
     archive = settings.archive()
     if kernel_id is not None:

@@ -149,7 +149,7 @@ def _kernel_names(text: str) -> list[str]:
 
 
 def _subjects(names: Sequence[str], variants: Sequence[str], settings: Settings) -> list[Subject]:
-    from btf.elf_object import MAX_OBJECT
+    from btf.objects.elf_object import MAX_OBJECT
     from fleet.lab.subject import subject_of_object, subject_of_program
 
     unknown = [v for v in variants if v not in _PROVABLE]

@@ -16,7 +16,7 @@ from btf.fault import EXIT_USAGE, Fault
 from probes.catalogue import Program, load_catalogue
 
 if TYPE_CHECKING:
-    from btf.archive import Archive
+    from btf.archive.archive import Archive
     from fleet.record import Record
     from fleet.rollout.execute.artefacts import Artefacts
 
@@ -66,7 +66,7 @@ class Settings:
 
     def archive(self) -> Archive:
         """Open the BTF archive."""
-        from btf.archive import Archive
+        from btf.archive.archive import Archive
 
         return Archive(self.home / "btf")
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from btf.drift import LOAD_ERROR, MISSED_HOOK, Drift, drifts
-from btf.guard import Reach
-from btf.kinds import Kind
-from btf.lost import lost
-from btf.memory import Given
-from btf.object import BpfObject, BpfProgram
-from btf.relocate import RelocationOutcome, relocated
-from btf.types import Btf
+from btf.core.relocate import RelocationOutcome, relocated
+from btf.drift.drift import LOAD_ERROR, MISSED_HOOK, Drift, drifts
+from btf.drift.lost import lost
+from btf.format.kinds import Kind
+from btf.format.types import Btf
+from btf.objects.object import BpfObject, BpfProgram
+from btf.reach.guard import Reach
+from btf.reach.memory import Given
 from fleet.compatibility.decide import answer, conclude, relocation_reasons, without_spares
 from fleet.compatibility.requirements import infer, used_at
 from fleet.compatibility.sources import Known

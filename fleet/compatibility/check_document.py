@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from btf.drift import Drift
-from btf.relocate import RelocationOutcome
-from btf.types import Btf
+from btf.core.relocate import RelocationOutcome
+from btf.drift.drift import Drift
+from btf.format.types import Btf
 from fleet.compatibility.check import ObjectCheck, ProgramCheck, warnings
 from fleet.compatibility.verdict import Reason
 from inventory.facts import Answer

@@ -20,7 +20,7 @@ from probes.catalogue import Program
 
 
 class Outcome(Protocol):
-    """One CO-RE relocation resolved against a kernel; ``btf.relocate.RelocationOutcome`` is one."""
+    """One CO-RE relocation resolved against a kernel; ``btf.core.relocate.RelocationOutcome`` is one."""
 
     @property
     def program(self) -> str:

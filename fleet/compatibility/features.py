@@ -97,7 +97,7 @@ FEATURES: dict[str, Feature] = {
     "ksym": Feature("kernel symbol {subject}", "ksym", (ask_symbol,)),
     "kconfig": Feature("kernel option {subject}", "kconfig", (ask_kconfig_set,)),
     "btf": Feature("{subject} BTF", "btf", (ask_btf,), per_kernel=False),
-    "relocation": Feature("{subject}", "relocation"),  # answered by btf.relocate, handed to decide as outcomes
+    "relocation": Feature("{subject}", "relocation"),  # answered by btf.core.relocate, handed to decide as outcomes
     "kallsyms": Feature("{subject} of kernel symbols", "kallsyms", (ask_kallsyms,), per_kernel=False),
     "memlock": Feature("{subject} bytes of memory for maps", "memlock", (ask_memlock,), per_kernel=False),
     "fact": Feature("{subject}", "fact", (ask_fact("{subject}"),), per_kernel=False),

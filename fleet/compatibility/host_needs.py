@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from btf.maps import BpfMap
-from btf.object import BpfObject, BpfProgram
+from btf.objects.maps import BpfMap
+from btf.objects.object import BpfObject, BpfProgram
 from fleet.compatibility.signs import BACKPORTERS, release_version
 from fleet.compatibility.sources import Finding, Known, holds
 from fleet.compatibility.verdict import Evidence, Requirement

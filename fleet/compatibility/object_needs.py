@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from btf.frame import LIMIT, STEPS
+from btf.objects.frame import LIMIT, STEPS
 from fleet.compatibility.signs import RUNNER_LIBBPF
 from fleet.compatibility.sources import Finding, Known
 from fleet.compatibility.verdict import Evidence, Requirement

@@ -18,7 +18,7 @@ from inventory.facts import Answer, Fact, Facts
 
 
 class KernelTypes(Protocol):
-    """What is asked of a kernel's BTF here; ``btf.types.Btf`` gives it."""
+    """What is asked of a kernel's BTF here; ``btf.format.types.Btf`` gives it."""
 
     def by_name(self, name: str, /) -> Sequence[int]:
         """Return the ids of all types with this name."""

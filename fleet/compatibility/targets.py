@@ -6,8 +6,8 @@ own list of symbols says more, and is believed first.
 
 from __future__ import annotations
 
-from btf.arguments import argument_count
-from btf.types import Btf
+from btf.drift.arguments import argument_count
+from btf.format.types import Btf
 from fleet.compatibility.sources import CachedTypes, Finding, Known, kconfig
 from fleet.compatibility.verdict import Evidence, Requirement
 from inventory.facts import Answer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from btf.fault import printable
-from btf.uapi import HELPERS, name_of
+from btf.objects.uapi import HELPERS, name_of
 
 _T = TypeVar("_T")
 _MAX_LINES = 4000

@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from btf.archive.kernel_image import read_kernel_image
 from btf.fault import EXIT_USAGE, Fault, printable
-from btf.kernel_image import read_kernel_image
 from fleet.lab.apt import KEYRING, Apt, MirrorSilent, Package, PackageUnknown
 from fleet.lab.mirror import debian_mirror
 
@@ -147,7 +147,7 @@ def wanted(name: str) -> Wanted:
 def cached(name: str, *, cache: Path) -> Kernel | None:
     """Return the kernel if it is in the cache, or a path; None when it must be fetched.
 
-    Raises KernelUnknown, and what ``btf.kernel_image`` raises for a file that is no kernel.
+    Raises KernelUnknown, and what ``btf.archive.kernel_image`` raises for a file that is no kernel.
     """
     if not name.startswith("debian:"):
         return _local(Path(name))
@@ -197,7 +197,7 @@ def apt_of(row: Wanted, *, cache: Path, origin: Origin) -> Apt:
 def kernel_btf(kernel: Kernel) -> bytes | None:
     """Return the BTF inside a kernel's image, None when it has none; unpacked once where the cache can keep it.
 
-    Raises what ``btf.kernel_image`` raises for a file that is no kernel.
+    Raises what ``btf.archive.kernel_image`` raises for a file that is no kernel.
     """
     kept = kernel.vmlinuz.parent / "vmlinux.btf" if kernel.package else None
     if kept and kept.exists():

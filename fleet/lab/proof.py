@@ -17,11 +17,11 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
 
+from btf.core.minimise import minimise
+from btf.core.relocate import relocate
 from btf.fault import Fault, printable
-from btf.minimise import minimise
-from btf.parse import parse_btf
-from btf.relocate import relocate
-from btf.types import Btf
+from btf.format.parse import parse_btf
+from btf.format.types import Btf
 from fleet.compatibility.choose import why
 from fleet.compatibility.decide import assess
 from fleet.compatibility.host_needs import host_needs

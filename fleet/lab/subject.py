@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from btf.elf_object import read_object
-from btf.object import BpfObject
+from btf.objects.elf_object import read_object
+from btf.objects.object import BpfObject
 from probes.catalogue import Program
 from probes.manifest import Manifest, Record, Variant
 

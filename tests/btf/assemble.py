@@ -9,9 +9,9 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from btf.encode import encode_btf
-from btf.insn import ALU, ALU64, CALL, LD_IMM64, LDX, ST, STX
-from btf.kinds import BtfType, Func, FuncProto, Typedef
+from btf.format.encode import encode_btf
+from btf.format.kinds import BtfType, Func, FuncProto, Typedef
+from btf.objects.insn import ALU, ALU64, CALL, LD_IMM64, LDX, ST, STX
 
 SECTION = "raw_tp/invented"
 _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}

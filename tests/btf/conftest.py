@@ -13,8 +13,8 @@ from elftools.elf.elffile import ELFFile
 from judge import BPFTOOL, INVENTED, REAL, REWRITTEN, TORTURE
 from libbpf_truth import version
 
-from btf.parse import parse_btf
-from btf.types import Btf
+from btf.format.parse import parse_btf
+from btf.format.types import Btf
 
 SOURCES = Path(__file__).parent / "objects"
 

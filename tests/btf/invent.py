@@ -10,12 +10,12 @@ from random import Random
 
 from assemble import FORMS, Asked, assemble
 
-from btf.access import Path, local_enumerator, local_field
-from btf.compatible import Unrelocatable
-from btf.elf_object import read_object
-from btf.encode import encode_btf
-from btf.extension import RelocationKind
-from btf.kinds import (
+from btf.core.access import Path, local_enumerator, local_field
+from btf.core.compatible import Unrelocatable
+from btf.core.relocate import relocate
+from btf.core.value import ENUMERATOR_KINDS, FIELD_KINDS, value_of
+from btf.format.encode import encode_btf
+from btf.format.kinds import (
     Array,
     BtfType,
     Composite,
@@ -40,10 +40,10 @@ from btf.kinds import (
     Var,
     Volatile,
 )
-from btf.parse import parse_btf
-from btf.relocate import relocate
-from btf.types import Btf
-from btf.value import ENUMERATOR_KINDS, FIELD_KINDS, value_of
+from btf.format.parse import parse_btf
+from btf.format.types import Btf
+from btf.objects.elf_object import read_object
+from btf.objects.extension import RelocationKind
 
 _ROOTS = ("s", "s___x", "s___y", "t", "t___s___x", "u____v", "e", "e___x", "int", "_")
 _LONG = (  # their size is that of a pointer

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from libbpf_truth import Told, Truth, ask_libbpf_of
 
+from btf.core.relocate import RelocationOutcome, matched_paths, relocated
 from btf.elf import Elf
-from btf.elf_object import BpfObject, read_object
-from btf.encode import encode_btf
-from btf.extension import CoreRelocation, RelocationKind
-from btf.insn import ALU, ALU64, CLASS_MASK, LDX, SIZE, SOURCE_REGISTER, ST, STX
-from btf.kinds import Const, Unknown
-from btf.relocate import RelocationOutcome, matched_paths, relocated
-from btf.sections import section_meaning
-from btf.types import Btf
+from btf.format.encode import encode_btf
+from btf.format.kinds import Const, Unknown
+from btf.format.types import Btf
+from btf.objects.elf_object import BpfObject, read_object
+from btf.objects.extension import CoreRelocation, RelocationKind
+from btf.objects.insn import ALU, ALU64, CLASS_MASK, LDX, SIZE, SOURCE_REGISTER, ST, STX
+from btf.objects.sections import section_meaning
 
 
 @dataclass

@@ -10,8 +10,8 @@ from pathlib import Path
 from btf_places import SAMPLES, VMLINUX
 from embedded import embedded_objects
 
-from btf.archive import read_btf_file
-from btf.kernel_image import read_kernel_image
+from btf.archive.archive import read_btf_file
+from btf.archive.kernel_image import read_kernel_image
 from fleet.lab.kernels import fetch
 
 _HOUSE = Path(__file__).parents[2]

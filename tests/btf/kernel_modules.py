@@ -6,7 +6,7 @@ import struct
 
 import kernel_images as make
 
-from btf.parse import parse_btf
+from btf.format.parse import parse_btf
 
 
 def split_btf(base: bytes, function: str, mentions: str = "list_head") -> bytes:

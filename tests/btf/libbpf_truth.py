@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from btf.insn import Insn, decode_insns
+from btf.objects.insn import Insn, decode_insns
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _BUILT = Path(__file__).parents[2] / ".cache" / "libbpf_truth"
@@ -31,7 +31,7 @@ _REFUSED = re.compile(r"failed to (?:relocate|patch insn #\d+): -(\d+)|target ca
 
 @dataclass
 class Told:
-    """What libbpf says of one relocation; ``outcome`` in the words of :class:`btf.relocate.RelocationOutcome`."""
+    """What libbpf says of one relocation; ``outcome`` in the words of :class:`btf.core.relocate.RelocationOutcome`."""
 
     program: str
     number: int  # in its section

@@ -7,8 +7,8 @@ import os
 import struct
 from random import Random
 
-from btf.insn import CALL, EXIT, Insn
-from btf.patch import POISON
+from btf.core.patch import POISON
+from btf.objects.insn import CALL, EXIT, Insn
 
 _BPF, _PROG_LOAD = 321, 5  # on x86-64
 _SOCKET_FILTER = 1

@@ -15,8 +15,8 @@ EXISTS = "bpf_core_field_exists(t->gone)"
 class Case:
     """``body`` of the program, functions and variables ``before`` it; ``loads``: whether the kernel takes it.
 
-    ``given`` are words of ``btf.memory.Given``; ``kconfig`` is told to libbpf. ``cautious``: we say refused, though the
-    kernel knows better.
+    ``given`` are words of ``btf.reach.memory.Given``; ``kconfig`` is told to libbpf. ``cautious``: we say refused,
+    though the kernel knows better.
     """
 
     body: str

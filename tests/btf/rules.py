@@ -5,7 +5,7 @@ To add a rule: one entry. It is judged on its own kernel, on those of all others
 
 from __future__ import annotations
 
-from btf.elf_object import read_object
+from btf.objects.elf_object import read_object
 
 HEAD = """
 #include <linux/bpf.h>

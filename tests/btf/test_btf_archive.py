@@ -10,8 +10,8 @@ import tarfile
 import pytest
 from btf_places import SAMPLES
 
-import btf.archive
-from btf.archive import (
+import btf.archive.archive
+from btf.archive.archive import (
     Archive,
     ArchiveDamaged,
     ArchiveMissing,
@@ -87,7 +87,7 @@ def test_a_crash_before_the_rename_leaves_the_old(archive, btf_bytes, tmp_path, 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(btf.archive.os, "fsync", full)
+    monkeypatch.setattr(btf.archive.archive.os, "fsync", full)
     with pytest.raises(ArchiveUnwritable, match="No space left"):
         archive.put(btf_bytes("kernel_b.c"), kernel_id=ID, source="second")
     monkeypatch.undo()

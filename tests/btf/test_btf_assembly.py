@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from embedded import embedded_objects
 
-from btf.assembly import text
-from btf.insn import Insn, decode_insns
+from btf.objects.assembly import text
+from btf.objects.insn import Insn, decode_insns
 
 _LISTED = re.compile(r"^\s+\d+:\t((?:[0-9a-f]{2} ?)+)\t(.*?)(?: <LBB[^>]*>)?$", re.M)
 

@@ -8,12 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rules import HEAD, RULES
 
-from btf.elf_object import read_object
-from btf.encode import encode_btf
-from btf.extension import RelocationKind
-from btf.kinds import Int, Member, Struct
-from btf.parse import parse_btf
-from btf.relocate import relocate
+from btf.core.relocate import relocate
+from btf.format.encode import encode_btf
+from btf.format.kinds import Int, Member, Struct
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
+from btf.objects.extension import RelocationKind
 
 _READ = ("BYTE_OFF", "BYTE_SZ", "LSHIFT_U64", "RSHIFT_U64")
 

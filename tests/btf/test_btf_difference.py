@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from btf.difference import Change, difference, summary
-from btf.parse import parse_btf
+from btf.drift.difference import Change, difference, summary
+from btf.format.parse import parse_btf
 
 SAME = """
 struct lock { int held; } held_lock;

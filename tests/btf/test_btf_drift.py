@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from btf import field_change, nearest
-from btf.drift import LOAD_ERROR, STRAY_READ, Drift, drifts
-from btf.elf_object import read_object
-from btf.encode import encode_btf
-from btf.kinds import BtfType, Int, Member, Struct
-from btf.memory import Given
-from btf.parse import parse_btf
-from btf.relocate import relocate
-from btf.verifier import EVERY
+from btf.core import instead
+from btf.core.relocate import relocate
+from btf.drift import field_change
+from btf.drift.drift import LOAD_ERROR, STRAY_READ, Drift, drifts
+from btf.format.encode import encode_btf
+from btf.format.kinds import BtfType, Int, Member, Struct
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
+from btf.reach.memory import Given
+from btf.reach.verifier import EVERY
 
 RUNNER = Path(__file__).parents[2] / "probes/runner/bpfrun"
 HEAD = """
@@ -277,7 +278,7 @@ def test_types_that_unfold_without_end_are_each_looked_at_once() -> None:
     one, two = btf[31], other[31]
     assert isinstance(one, Struct) and isinstance(two, Struct)
     assert field_change._moved(btf, one, other, two) is None
-    assert nearest._members(parse_btf(bomb(30, 50, "")), 31) == {}
+    assert instead._members(parse_btf(bomb(30, 50, "")), 31) == {}
 
 
 @pytest.mark.parametrize("argument", range(6))

@@ -7,8 +7,8 @@ import re
 import pytest
 from libbpf_truth import ask_libbpf
 
-from btf.elf_object import read_object
-from btf.frame import LIMIT, STEPS, stack_depth
+from btf.objects.elf_object import read_object
+from btf.objects.frame import LIMIT, STEPS, stack_depth
 
 SOURCE = """
 #include <linux/bpf.h>

@@ -18,12 +18,12 @@ from btf_places import SAMPLES, VMLINUX
 from kernel_modules import module, split_btf
 from test_btf_kernel_image import KERNEL, OTHER
 
-from btf.archive import Archive, ArchiveContradicts, Entry, KernelName
-from btf.btf_file import read_btf_file
-from btf.importing import Importer, files_under
-from btf.module import ModuleForeign, ModuleMalformed, parse_module, read_module
-from btf.near import near_misses
-from btf.parse import BtfMalformed, parse_btf
+from btf.archive.archive import Archive, ArchiveContradicts, Entry, KernelName
+from btf.archive.btf_file import read_btf_file
+from btf.archive.importing import Importer, files_under
+from btf.archive.module import ModuleForeign, ModuleMalformed, parse_module, read_module
+from btf.archive.near_misses import near_misses
+from btf.format.parse import BtfMalformed, parse_btf
 
 ID = f"{make.BUILD_ID.hex()}/x86_64"
 
@@ -227,8 +227,8 @@ def test_a_tar_with_a_wrong_sum_or_too_many_members_is_refused(archive, kernel, 
 KILLED = """
 import sys
 from pathlib import Path
-from btf.archive import Archive
-from btf.importing import Importer, files_under
+from btf.archive.archive import Archive
+from btf.archive.importing import Importer, files_under
 importer = Importer(Archive(Path(sys.argv[1])))
 for path in files_under([Path(sys.argv[2])]):
     print(importer.bring(path).outcome, flush=True)

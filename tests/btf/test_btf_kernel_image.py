@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from btf.archive.kernel_image import ElfMalformed, ImageUnreadable, PackedMalformed, UnpacksTooLarge, read_kernel_image
+from btf.archive.unpack import packing_of, unpack
 from btf.fault import Fault
-from btf.kernel_image import ElfMalformed, ImageUnreadable, PackedMalformed, UnpacksTooLarge, read_kernel_image
-from btf.parse import BtfMalformed
-from btf.unpack import packing_of, unpack
+from btf.format.parse import BtfMalformed
 
 MEMBERS = "".join(f"  struct list_head *m{i};\n" for i in range(60))
 KERNEL = f"""
@@ -97,7 +97,7 @@ def test_a_kernel_with_its_debug_information_is_not_copied(kernel_btf, tmp_path)
     with path.open("r+b") as file:
         file.truncate(900 << 20)  # a hole takes no room
     script = (
-        "import resource, sys; from pathlib import Path; from btf.btf_file import read_image_file\n"
+        "import resource, sys; from pathlib import Path; from btf.archive.btf_file import read_image_file\n"
         "image = read_image_file(Path(sys.argv[1]))\n"
         "print(image.release, len(image.btf), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
@@ -221,7 +221,7 @@ def test_a_changed_lzop_block_is_found_by_its_check_sum() -> None:
 BOMB = """
 import resource, subprocess, sys
 from btf.fault import Fault
-from btf.kernel_image import read_kernel_image
+from btf.archive.kernel_image import read_kernel_image
 sys.path.insert(0, sys.argv[1])
 import kernel_images as make
 for how in make.PACKERS:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from btf.elf_object import read_object
-from btf.lost import lost
-from btf.parse import parse_btf
-from btf.relocate import relocate
+from btf.core.relocate import relocate
+from btf.drift.lost import lost
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
 
 OBJECT = """
 #include <linux/bpf.h>

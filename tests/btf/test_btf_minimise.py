@@ -12,14 +12,14 @@ from btf_places import SAMPLES
 from libbpf_truth import ask_libbpf, write_btf
 from rules import HEAD, MATCHES, RULES, as_type_matches
 
-from btf.archive import read_btf_file
-from btf.elf_object import read_object
-from btf.encode import encode_btf
-from btf.insn import SIZE
-from btf.kinds import Array, BtfType, Composite, Const, Datasec, FuncProto, Kind, Reference
-from btf.minimise import minimise
-from btf.parse import parse_btf
-from btf.relocate import relocate
+from btf.archive.archive import read_btf_file
+from btf.core.minimise import minimise
+from btf.core.relocate import relocate
+from btf.format.encode import encode_btf
+from btf.format.kinds import Array, BtfType, Composite, Const, Datasec, FuncProto, Kind, Reference
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
+from btf.objects.insn import SIZE
 
 
 def _same(obj, target, small) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from btf.elf_object import read_object
-from btf.nearest import instead
-from btf.parse import parse_btf
-from btf.relocate import relocate
+from btf.core.instead import instead
+from btf.core.relocate import relocate
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
 
 OBJECT = """
 #include <linux/bpf.h>

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btf.elf_object import ObjectMalformed, read_object
-from btf.encode import encode_btf
-from btf.guard import Reach
-from btf.index import BtfMalformed
-from btf.insn import SIZE, decode_insns
-from btf.parse import parse_btf
-from btf.relocate import relocate
+from btf.core.relocate import relocate
+from btf.format.encode import encode_btf
+from btf.format.index import BtfMalformed
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import ObjectMalformed, read_object
+from btf.objects.insn import SIZE, decode_insns
+from btf.reach.guard import Reach
 
 SOURCE = "tracing.bpf.c"
 

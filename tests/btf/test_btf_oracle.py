@@ -14,13 +14,13 @@ from judged import CACHE, KERNELS, own_objects, tools_objects
 from libbpf_truth import Truth, ask_libbpf_of, write_btf
 from rules import HEAD, MATCHES, RULES, as_type_matches
 
-from btf.elf_object import read_object
-from btf.encode import encode_btf
-from btf.kinds import Float, Unknown
-from btf.minimise import minimise
-from btf.module import parse_module, read_module
-from btf.parse import parse_btf
-from btf.relocate import relocate
+from btf.archive.module import parse_module, read_module
+from btf.core.minimise import minimise
+from btf.core.relocate import relocate
+from btf.format.encode import encode_btf
+from btf.format.kinds import Float, Unknown
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
 from fleet.lab.kernels import fetch
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from judge import BPFTOOL
 from judged import KERNELS
 
-from btf.architecture import architecture
-from btf.archive import read_btf_file
-from btf.encode import encode_btf
-from btf.index import essential_name
-from btf.kinds import (
+from btf.archive.archive import read_btf_file
+from btf.format.architecture import architecture
+from btf.format.encode import encode_btf
+from btf.format.index import essential_name
+from btf.format.kinds import (
     Array,
     BtfType,
     Composite,
@@ -45,8 +45,8 @@ from btf.kinds import (
     Unknown,
     Var,
 )
-from btf.parse import BtfMalformed, parse_btf
-from btf.types import Btf
+from btf.format.parse import BtfMalformed, parse_btf
+from btf.format.types import Btf
 
 
 def _as_bpftool(btf: Btf, type_: BtfType) -> dict:

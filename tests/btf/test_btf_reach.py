@@ -10,13 +10,13 @@ from libbpf_truth import ask_libbpf, write_btf
 from reach_cases import CASES, KERNEL, LOCAL
 from rules import HEAD
 
-from btf.elf_object import read_object
-from btf.flow import has_loop
-from btf.insn import EXIT, JA, LD_IMM64, Insn
-from btf.memory import Given
-from btf.parse import parse_btf
-from btf.relocate import relocate
-from btf.verifier import EVERY, Ability, abilities
+from btf.core.relocate import relocate
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
+from btf.objects.flow import has_loop
+from btf.objects.insn import EXIT, JA, LD_IMM64, Insn
+from btf.reach.memory import Given
+from btf.reach.verifier import EVERY, Ability, abilities
 
 
 @pytest.mark.kernel

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from judged import CACHE
 
-from btf.architecture import architecture
-from btf.archive import Archive
-from btf.btf_file import read_image_file
-from btf.importing import Importer, files_under
-from btf.kernel_image import KernelImage
-from btf.module import ModuleForeign, parse_module, read_module
-from btf.parse import parse_btf
-from btf.types import Btf
+from btf.archive.archive import Archive
+from btf.archive.btf_file import read_image_file
+from btf.archive.importing import Importer, files_under
+from btf.archive.kernel_image import KernelImage
+from btf.archive.module import ModuleForeign, parse_module, read_module
+from btf.format.architecture import architecture
+from btf.format.parse import parse_btf
+from btf.format.types import Btf
 from fleet.lab.kernels import Kernel, fetch
 
 WITH_BTF = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:7.2", "debian:6.12/arm64", "debian:sid/s390x")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from rules import HEAD, MATCHES, RULES, as_type_matches
 
-from btf.elf_object import BpfObject, read_object
-from btf.encode import encode_btf
-from btf.kinds import BtfType, Member, Struct
-from btf.parse import parse_btf
-from btf.relocate import RelocationOutcome, relocate, relocated
-from btf.types import Btf
+from btf.core.relocate import RelocationOutcome, relocate, relocated
+from btf.format.encode import encode_btf
+from btf.format.kinds import BtfType, Member, Struct
+from btf.format.parse import parse_btf
+from btf.format.types import Btf
+from btf.objects.elf_object import BpfObject, read_object
 
 
 def outcomes(obj: BpfObject, target: Btf) -> dict[tuple[str, int], RelocationOutcome]:

@@ -6,8 +6,8 @@ import ctypes
 
 import pytest
 
-from btf.sections import SECTIONS, section_meaning
-from btf.uapi import ATTACH_TYPES, HELPERS, MAP_TYPES, PROGRAM_TYPES
+from btf.objects.sections import SECTIONS, section_meaning
+from btf.objects.uapi import ATTACH_TYPES, HELPERS, MAP_TYPES, PROGRAM_TYPES
 
 # Rows newer than the libbpf at hand (1.1.2); those that it knows must not be listed here.
 NEWER = {

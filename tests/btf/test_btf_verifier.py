@@ -8,15 +8,15 @@ import pytest
 from judged import KERNELS
 from raw_programs import poisoned_calls, poisoned_program, refusal
 
-from btf.insn import EXIT, Insn
-from btf.known import U32, Bounds, narrowed
-from btf.memory import Given, Memory
-from btf.object import BpfFunction, BpfObject, BpfProgram, Call
-from btf.parse import parse_btf
-from btf.patch import POISON
-from btf.reach import Walk
-from btf.sections import section_meaning
-from btf.verifier import EVERY, SIGNS, Ability, abilities
+from btf.core.patch import POISON
+from btf.format.parse import parse_btf
+from btf.objects.insn import EXIT, Insn
+from btf.objects.object import BpfFunction, BpfObject, BpfProgram, Call
+from btf.objects.sections import section_meaning
+from btf.reach.known import U32, Bounds, narrowed
+from btf.reach.memory import Given, Memory
+from btf.reach.reach import Walk
+from btf.reach.verifier import EVERY, SIGNS, Ability, abilities
 
 
 def _alive(insns, poison, able, target, calls=(), begin=None) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_requirements import HEAD, compiled
 
-from btf.elf_object import read_object
-from btf.parse import parse_btf
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
 from fleet.compatibility.check import KernelBtf, check_object, warnings
 from fleet.compatibility.verdict import Verdict
 from inventory.facts import Answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_requirements import HEAD, compiled
 
-from btf.elf_object import read_object
+from btf.objects.elf_object import read_object
 from fleet.compatibility.check import KernelBtf, check_object
 from fleet.compatibility.symbols import parse_symbols
 from fleet.compatibility.verdict import Verdict

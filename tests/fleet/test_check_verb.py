@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from btf.archive import Archive
+from btf.archive.archive import Archive
 from fleet.cli.main import cli
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")

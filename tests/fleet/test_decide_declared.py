@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from btf.elf_object import read_object
+from btf.objects.elf_object import read_object
 from fleet.compatibility.declared import RequirementKindUnknown, RequirementUndeclared, compare_declared
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.verdict import Requirement

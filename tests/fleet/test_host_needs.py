@@ -6,7 +6,7 @@ import pytest
 from decide_cases import Types
 from proof_objects import compile_proof
 
-from btf.elf_object import read_object
+from btf.objects.elf_object import read_object
 from fleet.compatibility.decide import answer
 from fleet.compatibility.host_needs import host_needs
 from fleet.compatibility.sources import Known

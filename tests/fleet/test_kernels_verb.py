@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 from kernel_modules import module, split_btf
 
-from btf.archive import Archive
-from btf.parse import parse_btf
+from btf.archive.archive import Archive
+from btf.format.parse import parse_btf
 from fleet.cli.kernel_sources import loaded_modules
 from fleet.cli.main import cli
 from fleet.record import open_record
@@ -265,7 +265,7 @@ def compiled(folder: Path, text: str) -> bytes:
     source, out = folder / "k.c", folder / "k.o"
     source.write_text(text)
     subprocess.run(["clang", "-target", "bpf", "-g", "-c", source, "-o", out], check=True)
-    from btf.btf_file import read_btf_file
+    from btf.archive.btf_file import read_btf_file
 
     return read_btf_file(out)
 

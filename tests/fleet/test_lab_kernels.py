@@ -14,7 +14,7 @@ import pytest
 from debian_archive import DebianArchive
 from lab_kernels import CACHE
 
-from btf.kernel_image import ImageUnreadable
+from btf.archive.kernel_image import ImageUnreadable
 from fleet.lab.apt import AptMissing, KeyUnknown, MirrorSilent
 from fleet.lab.kernels import (
     Kernel,

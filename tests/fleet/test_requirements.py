@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from btf.elf_object import read_object
-from btf.encode import encode_btf
-from btf.parse import parse_btf
+from btf.format.encode import encode_btf
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
 from fleet.compatibility.features import FEATURES
 from fleet.compatibility.object_needs import ask_loader, ask_stack
 from fleet.compatibility.requirements import infer

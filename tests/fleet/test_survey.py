@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from console_fleet import make_lab, make_rollout
 
-from btf.archive import Archive, read_btf_file
+from btf.archive.archive import Archive, read_btf_file
 from fleet.compatibility.verdict import Choice, Verdict
 from fleet.record import Record, open_record
 from fleet.survey import BtfDiffers, decide, harvest, scan

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from decide_cases import Types
 
-from btf.parse import parse_btf
+from btf.format.parse import parse_btf
 from fleet.compatibility.check import KernelBtf
 from fleet.compatibility.decide import answer
 from fleet.compatibility.sources import Known

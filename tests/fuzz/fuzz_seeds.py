@@ -16,9 +16,8 @@ import kernel_images as images
 import kernel_modules as modules
 
 from btf.elf import Elf
-from btf.encode import encode_btf
-from btf.extension import RelocationKind
-from btf.kinds import (
+from btf.format.encode import encode_btf
+from btf.format.kinds import (
     Array,
     BtfType,
     Const,
@@ -41,6 +40,7 @@ from btf.kinds import (
     Var,
     Volatile,
 )
+from btf.objects.extension import RelocationKind
 
 SOURCES = Path(__file__).parents[1] / "btf" / "objects"
 

@@ -17,15 +17,15 @@ import fuzz_seeds as seeds
 import kernel_images as images
 from fuzz_targets import show
 
-from btf.architecture import architecture
-from btf.archive import read_btf_file
+from btf.archive.archive import read_btf_file
+from btf.archive.kernel_image import read_kernel_image
+from btf.core.minimise import minimise
+from btf.core.relocate import relocate
 from btf.elf import SHF_EXECINSTR, SHT_PROGBITS, SHT_SYMTAB
-from btf.elf_object import read_object
-from btf.encode import encode_btf
-from btf.extension import RelocationKind
 from btf.fault import Fault
-from btf.kernel_image import read_kernel_image
-from btf.kinds import (
+from btf.format.architecture import architecture
+from btf.format.encode import encode_btf
+from btf.format.kinds import (
     Array,
     BtfType,
     Datasec,
@@ -40,9 +40,9 @@ from btf.kinds import (
     Typedef,
     Var,
 )
-from btf.minimise import minimise
-from btf.parse import parse_btf
-from btf.relocate import relocate
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
+from btf.objects.extension import RelocationKind
 
 MB = 1 << 20
 INT = Int(1, "int", 4, 1, 0, 32)

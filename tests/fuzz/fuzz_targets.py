@@ -17,21 +17,21 @@ from typing import NamedTuple
 import fuzz_mutations as mutations
 import fuzz_seeds as seeds
 
-from btf.architecture import architecture
-from btf.archive import read_btf_file
-from btf.difference import difference
-from btf.elf_object import read_object
-from btf.encode import encode_btf
-from btf.extension import parse_extension
-from btf.kernel_image import read_kernel_image
-from btf.kinds import Unknown
-from btf.minimise import minimise
-from btf.module import parse_module, read_module
-from btf.object import BpfObject
-from btf.parse import parse_btf
-from btf.relocate import RelocationOutcome, relocate
-from btf.types import Btf
-from btf.unpack import unpack
+from btf.archive.archive import read_btf_file
+from btf.archive.kernel_image import read_kernel_image
+from btf.archive.module import parse_module, read_module
+from btf.archive.unpack import unpack
+from btf.core.minimise import minimise
+from btf.core.relocate import RelocationOutcome, relocate
+from btf.drift.difference import difference
+from btf.format.architecture import architecture
+from btf.format.encode import encode_btf
+from btf.format.kinds import Unknown
+from btf.format.parse import parse_btf
+from btf.format.types import Btf
+from btf.objects.elf_object import read_object
+from btf.objects.extension import parse_extension
+from btf.objects.object import BpfObject
 from fleet.cli import check_page
 from fleet.compatibility.check import KernelBtf, check_object
 from fleet.compatibility.check_document import document

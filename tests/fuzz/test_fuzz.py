@@ -12,9 +12,9 @@ from fuzz_limits import in_bounds
 from fuzz_seeds import all_kinds
 from fuzz_targets import TARGETS, Target
 
-from btf.encode import encode_btf
 from btf.fault import Fault
-from btf.parse import BtfMalformed
+from btf.format.encode import encode_btf
+from btf.format.parse import BtfMalformed
 
 INPUTS = 250  # per target
 CASES = sorted((Path(__file__).parent / "cases").glob("*/*"))  # TARGET/INPUT
@@ -120,6 +120,6 @@ def test_damage_is_of_every_depth() -> None:
 
 
 def test_a_seed_has_every_kind() -> None:
-    from btf.kinds import RECORDS
+    from btf.format.kinds import RECORDS
 
     assert {type_.kind for type_ in all_kinds()} == set(RECORDS) and encode_btf(all_kinds())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btf.elf_object import read_object
+from btf.objects.elf_object import read_object
 from fleet.policy import judge
 from probes.catalogue import load_program
 from probes.manifest import parse_manifest

@@ -1,0 +1,1 @@
+"""CO-RE: what an object asks of a kernel's types, what it gets, and the least BTF that answers the same."""

@@ -1,0 +1,1 @@
+"""What changed between kernels: what that does to an object without breaking it, and the change itself."""

@@ -1,0 +1,1 @@
+"""Compiled BPF objects: what their bytes say, the same on every machine."""

@@ -1,0 +1,1 @@
+"""Guarded or fatal: which instructions a kernel's verifier would look at."""
