@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from btf.arguments import counted_arguments
-from btf.flow import has_loop
-from btf.frame import LIMIT, STEPS, stack_depth
-from btf.insn import SIZE, heads, is_atomic
-from btf.loader import LoaderNeed, loader_needs
-from btf.maps import BpfMap
-from btf.object import BpfObject, BpfProgram
-from btf.uapi import HELPERS, name_of
+from btf.drift.arguments import counted_arguments
+from btf.objects.flow import has_loop
+from btf.objects.frame import LIMIT, STEPS, stack_depth
+from btf.objects.insn import SIZE, heads, is_atomic
+from btf.objects.loader import LoaderNeed, loader_needs
+from btf.objects.maps import BpfMap
+from btf.objects.object import BpfObject, BpfProgram
+from btf.objects.uapi import HELPERS, name_of
 from fleet.compatibility.signs import MAP_FLAG_SIGNS
 from fleet.compatibility.targets import BY_VERSION
 from fleet.compatibility.verdict import Requirement
