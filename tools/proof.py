@@ -19,7 +19,7 @@ from fleet.compatibility.outcome import Agreement  # noqa: E402
 from fleet.lab.kernels import Kernel, Origin, fetch  # noqa: E402
 from fleet.lab.machine import Run  # noqa: E402
 from fleet.lab.profiles import PROFILES, Profile  # noqa: E402
-from fleet.lab.proof import prove  # noqa: E402
+from fleet.lab.proof import guest_count, prove  # noqa: E402
 from fleet.lab.proof_page import page  # noqa: E402
 from fleet.lab.subject import subject_of_object, subject_of_program  # noqa: E402
 from probes.catalogue import load_catalogue  # noqa: E402
@@ -39,7 +39,7 @@ def main(target: Path, cache: Path) -> int:
         objects = {name: compile_proof(name, Path(folder)).read_bytes() for name in NAMES}
     subjects += [subject_of_object(name, data, "core") for name, data in objects.items()]
     profiles = list(PROFILES.values())
-    progress = Progress("guest", len(kernels) * len(profiles))
+    progress = Progress("guest", guest_count(subjects, kernels, profiles))
 
     def on_guest(kernel: Kernel, profile: Profile, run: Run) -> None:
         progress.step(f"{kernel.name} {profile.name}: {run.seconds:.0f} s, {run.cpu_s:.1f} s of CPU")

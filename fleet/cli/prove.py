@@ -84,7 +84,7 @@ def prove(
         return
     origin = Origin(mirror=mirror, say=lambda line: narrate(f"kernels: {line}", quiet=settings.quiet))
     kernels = [fetch(name, cache=folder, origin=origin) for name in wanted]
-    progress = Progress("guest", len(kernels) * len(profiles), quiet=settings.quiet)
+    progress = Progress("guest", proof.guest_count(subjects, kernels, profiles), quiet=settings.quiet)
 
     def on_guest(kernel: Kernel, shape: Profile, run: Run) -> None:
         progress.step(f"{kernel.name} {shape.name}: {run.seconds:.1f} s, {run.peak_kib >> 10} MiB")

@@ -41,7 +41,7 @@ from probes.catalogue import RUNNER
 _MODULES = ("sch_ingress", "cls_bpf", "tcp_diag")
 # Limits of what hangs, wide enough for a machine that has other work: for one object, and to the end of the facts.
 _LOAD_S, _BOOT_S = 120.0, 300.0
-_TOGETHER = 32  # objects tried in one guest
+_TOGETHER = 64  # objects tried in one guest
 _GUEST_MIB = 384
 
 
@@ -149,6 +149,11 @@ def prove(
             stop.set()
             for future in running:
                 future.cancel()
+
+
+def guest_count(subjects: Sequence[Subject], kernels: Sequence[Kernel], profiles: Sequence[Profile]) -> int:
+    """How many guests :func:`prove` boots when none dies."""
+    return len(kernels) * len(profiles) * -(-len(subjects) // _TOGETHER)
 
 
 def _again(guest: _Guest, run: machine.Run, cells: Sequence[Cell]) -> list[_Guest]:
