@@ -14,7 +14,8 @@ from btf.format.types import Btf, declare
 _MOST = 3
 _FEW = 8  # so many are all named where none is like what was asked for
 _BY_ARCHITECTURE = frozenset({"pt_regs", "user_pt_regs"})
-_MAX_MEMBERS = 4096
+_MAX_MEMBERS = 1024
+_MAX_LENGTH = 128  # of a name; likeness of long ones takes the square of their length
 
 
 class Instead(NamedTuple):
@@ -93,6 +94,9 @@ def _members(btf: Btf, id_: int) -> dict[str, int]:
 
 def _near(name: str, names: list[str]) -> tuple[str, ...]:
     """Return the names most like *name*: those that hold it whole first."""
+    if len(name) > _MAX_LENGTH:
+        return ()
+    names = [n for n in names[:_MAX_MEMBERS] if len(n) <= _MAX_LENGTH]
     holding = sorted((n for n in names if name in n), key=len)[:_MOST] if len(name) > 2 else []
     like = get_close_matches(name, names, n=_MOST, cutoff=0.6)
     found = tuple(dict.fromkeys([*holding, *like]))[:_MOST]

@@ -41,6 +41,7 @@ from btf.objects.struct_ops import StructOps, struct_ops
 __all__ = ["BpfFunction", "BpfMap", "BpfObject", "BpfProgram", "Extern", "ObjectMalformed", "read_object"]
 
 MAX_OBJECT = 16 * 1024 * 1024
+_MAX_THINGS = 4096  # programs, maps, externs: what is asked of them is asked for each pair
 _MAX_INSTRUCTIONS = 1 << 23  # of all programs with what they call; a kernel takes 1 << 20 of one program
 _DATA = (".data", ".rodata", ".bss")
 _EXCEPTION_CALLBACK = "exception_callback:"  # a declaration tag on the program that throws
@@ -62,9 +63,13 @@ def read_object(data: bytes) -> BpfObject:
         elf = Elf(data)
         if elf.machine != EM_BPF:
             raise ObjectMalformed(f"an ELF file for machine {elf.machine}, not for BPF ({EM_BPF}), says byte 18")
-        return _Reader(elf, data).read()
+        obj = _Reader(elf, data).read()
     except (BtfMalformed, ElfMalformed) as error:
         raise ObjectMalformed(error.message) from None
+    for things, word in ((obj.programs, "programs"), (obj.maps, "maps"), (obj.externs, "externs")):
+        if len(things) > _MAX_THINGS:
+            raise ObjectMalformed(f"its sections hold {len(things)} {word}, more than {_MAX_THINGS}")
+    return obj
 
 
 class _Reader:
@@ -113,10 +118,10 @@ class _Reader:
     def _programs(
         self, functions: Sequence[BpfFunction], calls: _Calls, callbacks: Mapping[str, str]
     ) -> Iterator[BpfProgram]:
+        by_name = {f.name: f for f in reversed(functions)}
         for function in functions:
             if function.section != ".text":
-                name = callbacks.get(function.name)
-                callback = next((f for f in functions if name and f.name == name), None)
+                callback = by_name.get(callbacks.get(function.name) or "")
                 roots = (function, callback) if callback else (function,)
                 yield BpfProgram(function, section_meaning(function.section), calls.reached(*roots), callback)
 

@@ -32,6 +32,7 @@ _NAMED = 6  # so many programs are named where several lack the same
 _FIELDS = frozenset({"byte_off", "byte_sz", "signed", "lshift_u64", "rshift_u64"})
 _NEAR = 3  # so many names like the one that is missing
 HARMLESS = "relocation-guarded"  # the code of what is not there, and something else is read in its stead
+_MOST_TOLD = 100  # relocations that are told one by one
 _KINDS = {"byte_off": "field", "enumval_value": "enumval"}
 
 
@@ -52,11 +53,15 @@ class Diagnostic:
 
 def diagnose(check: ObjectCheck, reference: Btf | None = None) -> list[Diagnostic]:
     """Return what is to be said of *check*: errors, warnings, and what falls away unharmed."""
-    found = [_relocation(check, outcome) for outcome in _told_once(check.relocations)]
+    broken, harmless = _told_once(check.relocations), _told_once(check.relocations, guarded=True)
+    found = [_relocation(check, outcome) for outcome in broken[:_MOST_TOLD]]
+    if len(broken) > _MOST_TOLD:
+        words = f"{len(broken) - _MOST_TOLD} more that are not there; --relocations shows all"
+        found.append(Diagnostic("error", check.name, words, "relocation-more"))
     found += [d for reason in check.reasons for d in _reason(check.name, reason)]
     found += _of_programs(check)
     found += [_drift(check, drift) for drift in warnings(check, reference=reference)]
-    found += [_guarded(check, outcome) for outcome in _told_once(check.relocations, guarded=True)]
+    found += [_guarded(check, outcome) for outcome in harmless[:_MOST_TOLD]]
     found += _untold(check)
     return list(dict.fromkeys(found))
 

@@ -86,6 +86,14 @@ def used_at(obj: BpfObject, program: BpfProgram, need: Requirement) -> set[tuple
     return {(f.section, r.insn) for f in program.functions for r in f.references if not r.section and r.name in names}
 
 
+def _loader_needs(obj: BpfObject) -> dict[str, list[LoaderNeed]]:
+    """Return what the programs of *obj* ask of its loader, by name."""
+    found: dict[str, list[LoaderNeed]] = {}
+    for loaded in loader_needs(obj):
+        found.setdefault(loaded.program, []).append(loaded)
+    return found
+
+
 def _whole(obj: BpfObject) -> Iterator[Requirement]:
     if obj.isa != "v1":  # every kernel with eBPF has the first instruction set
         yield Requirement("isa", obj.isa)
@@ -137,8 +145,8 @@ def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
     least, most = (stack_depth(obj, program, step) for step in STEPS)
     if most > LIMIT:
         yield need("stack", str(least), context=str(most))
-    for loaded in loader_needs(obj):
-        if loaded.program == program.name and _noteworthy(loaded):
+    for loaded in obj.remember("loader needs", lambda: _loader_needs(obj)).get(program.name, ()):
+        if _noteworthy(loaded):
             yield need("loader", _versions(loaded), context=loaded.what)
     if program.subprograms:
         yield need("feature", "bpf2bpf")
