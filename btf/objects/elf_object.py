@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from btf.elf import (
     EM_BPF,
@@ -95,6 +96,12 @@ class _Reader:
         extension = parse_extension(raw_extension, btf) if raw_extension and btf else Extension()
         described = {(row.section, row.insn) for row in extension.functions}
         functions = sorted(self._functions(described), key=lambda f: (f.section, f.start))
+        for one, following in pairwise(functions):
+            # Two names of one function are fine.
+            apart = following.section != one.section or following.start >= one.end
+            if not apart and (following.start, following.instructions) != (one.start, one.instructions):
+                where = f"at byte {following.start} of section {one.section}"
+                raise ObjectMalformed(f"functions {one.name} and {following.name} overlap {where}")
         by_start = {(f.section, f.start): f for f in functions}
         calls = _Calls(by_start)
         return BpfObject(

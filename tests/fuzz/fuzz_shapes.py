@@ -11,7 +11,6 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import fuzz_seeds as seeds
@@ -348,7 +347,7 @@ def _lines() -> None:
 def _fields_that_are_not_there() -> None:
     """Eight thousand fields, for each of which the likest of eight thousand others is sought."""
     task, _ = _fields(8000)
-    theirs = Struct(2, "task", task.size, tuple(replace(m, name=f"x{m.name}") for m in task.members))
+    theirs = Struct(2, "task", task.size, tuple(m._replace(name=f"x{m.name}") for m in task.members))
     obj = read_object(asking([INT, task], [(2, f"0:{n}", RelocationKind.BYTE_OFF) for n in range(8000)]))
     show(obj, parse_btf(encode_btf([INT, theirs])))
 
@@ -465,8 +464,8 @@ SHAPES: tuple[Callable[[], None], ...] = (
     _chain_of_typedefs, _registers_in_registers, _one_name_for_all, _anonymous_in_anonymous, _match_in_match,
     _wide_match, _signatures_in_signatures, _enumerators, _many_relocations, _arrays_in_arrays,
     _programs_that_call_on, _functions_over_each_other, _programs_of_one_function, _stores, _branches, _endless,
-    _lines, _fields_that_are_not_there, _programs_alone, _maps, _externs, _bomb_of_zeros, _bomb_in_a_name, _names_of_names,
-    _btf_headers, _banners, _streams,
+    _lines, _fields_that_are_not_there, _programs_alone, _maps, _externs, _bomb_of_zeros,
+    _bomb_in_a_name, _names_of_names, _btf_headers, _banners, _streams,
     _bomb_in_an_image, _bomb_after_bomb,
     _elf_files_inside,
 )  # fmt: skip
