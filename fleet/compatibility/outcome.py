@@ -99,9 +99,9 @@ def read_outcome(task: Mapping[str, Any]) -> Outcome:
         return Outcome(Real.LOADED, message=printable(str(said.get("message", ""))), took_s=took)
     if said.get("event") != "ready":
         return _refusal(said, hold, took)
-    attached = [p for p in said.get("programs", ()) if isinstance(p, dict) and p.get("attached")]
-    sample = _part(hold, "sample").get("programs", ())
-    runs = {str(p.get("name")): p["run_cnt"] for p in sample if isinstance(p, dict) and _count(p.get("run_cnt"))}
+    attached = [p for p in _rows(said) if p.get("attached")]
+    sample = _rows(_part(hold, "sample"))
+    runs = {str(p.get("name")): p["run_cnt"] for p in sample if _count(p.get("run_cnt"))}
     records = hold.get("records", 0)
     return Outcome(
         Real.RAN if attached else Real.LOADED,
@@ -113,8 +113,8 @@ def read_outcome(task: Mapping[str, Any]) -> Outcome:
 
 def _names_a_place(verify: Mapping[str, Any], program: object) -> bool:
     """Whether the section of a program says where it goes, so that an errno there is the kernel's refusal."""
-    rows = _part(verify, "said").get("programs", ())
-    sections = [str(row.get("section")) for row in rows if isinstance(row, dict) and row.get("name") == program]
+    rows = _rows(_part(verify, "said"))
+    sections = [str(row.get("section")) for row in rows if row.get("name") == program]
     return any(section.startswith(_PLACED) for section in sections)
 
 
@@ -131,6 +131,12 @@ def _refusal(said: Mapping[str, Any], step: Mapping[str, Any], took_s: float) ->
 def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = document.get(name)
     return part if isinstance(part, dict) else {}
+
+
+def _rows(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The programs of an answer."""
+    programs = said.get("programs")
+    return [row for row in programs if isinstance(row, dict)] if isinstance(programs, list) else []
 
 
 def _count(value: object) -> bool:

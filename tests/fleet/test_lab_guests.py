@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab_kernels import CACHE
 
@@ -139,6 +139,14 @@ JSON = st.recursive(
 )
 
 
+def test_programs_that_are_no_list_are_none() -> None:
+    for programs in (5, None, "p", {"name": "p"}, [5, None]):
+        said = {"event": "ready", "programs": programs}
+        task = {"verify": {"said": {**VERIFIED, "programs": programs}}, "hold": {"said": said, "sample": said}}
+        assert read_outcome(task).real is Real.LOADED
+
+
+@settings(deadline=None)
 @given(st.lists(JSON | st.binary(max_size=40), max_size=6))
 def test_whatever_a_guest_says_is_read_or_passed_over(lines: list[object]) -> None:
     report = b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
