@@ -35,7 +35,10 @@ def parse_btf(data: bytes, *, base: Btf | None = None, pointer_size: int | None 
         raise BtfMalformed(f"{len(data)} bytes are shorter than a header")
     order = next((o for o in "<>" if struct.unpack_from(f"{o}H", data)[0] == _MAGIC), None)
     if order is None:
-        raise BtfMalformed(f"byte 0 is not the magic number 0xeb9f but 0x{data[:2].hex()}")
+        raise BtfMalformed(
+            f"byte 0 is not the magic number 0xeb9f but 0x{data[:2].hex()}",
+            remedy="It must be /sys/kernel/btf/vmlinux or a .btf file; `corollout check --image` takes a kernel image.",
+        )
     _, version, _, header, type_off, type_len, str_off, str_len = struct.unpack_from(f"{order}{_HEADER.format}", data)
     if version != 1:
         raise BtfMalformed(f"version {version} at byte 2 is not 1")

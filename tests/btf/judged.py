@@ -71,7 +71,7 @@ KERNELS: dict[str, Callable[[], bytes]] = {
     "debian 5.10 amd64": _debian("debian:5.10"),
     "debian 6.1 amd64": _debian("debian:6.1"),
     "debian 6.12 amd64": _debian("debian:6.12"),
-    "debian 7.2 amd64": _debian("debian:7.2"),
+    "debian sid amd64": _debian("debian:sid"),
     "debian 6.12 arm64": _debian("debian:6.12/arm64"),
     "debian sid s390x": _debian("debian:sid/s390x"),  # big-endian
 }

@@ -81,7 +81,7 @@ def test_real_objects_on_real_kernels(real_objects, tmp_path, kernel) -> None:
     assert compare(real_objects, kernel, write_btf(tmp_path / "kernel.btf", data), parse_btf(data), REAL) == []
 
 
-@pytest.mark.parametrize("kernel", ["running", "kylin 4.19 aarch64", "debian 7.2 amd64", "debian sid s390x"])
+@pytest.mark.parametrize("kernel", ["running", "kylin 4.19 aarch64", "debian sid amd64", "debian sid s390x"])
 def test_minimised_for_real_objects(real_objects, tmp_path, kernel) -> None:
     data = KERNELS[kernel]()
     target, btf = parse_btf(data), write_btf(tmp_path / "kernel.btf", data)
@@ -182,10 +182,10 @@ def test_kinds_that_the_judge_does_not_know(compile_bpf, btf_bytes, tmp_path) ->
     ("theirs", "kernel"),
     [
         ("kylin 4.19 aarch64", "debian 6.12 arm64"),
-        ("bclinux 4.19 x86_64", "debian 7.2 amd64"),
+        ("bclinux 4.19 x86_64", "debian sid amd64"),
         ("debian 6.1 amd64", "debian 5.10 amd64"),
         ("debian 6.12 amd64", "debian sid s390x"),
-        ("debian 7.2 amd64", "centos 4.18 aarch64"),
+        ("debian sid amd64", "centos 4.18 aarch64"),
     ],
 )
 def test_types_of_one_kernel_on_another(tmp_path, theirs, kernel) -> None:

@@ -21,7 +21,7 @@ from btf.format.parse import parse_btf
 from btf.format.types import Btf
 from fleet.lab.kernels import Kernel, fetch
 
-WITH_BTF = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:7.2", "debian:6.12/arm64", "debian:sid/s390x")
+WITH_BTF = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:sid", "debian:6.12/arm64", "debian:sid/s390x")
 WITH_MODULES = WITH_BTF[1:]  # 5.10's modules have none
 EVERY = 50  # so many modules of a kernel are passed over for each that is looked at
 
