@@ -25,13 +25,12 @@ from btf.format.kinds import Composite, Enum, Kind, Member
 from btf.format.types import Btf
 from btf.objects.object import BpfObject
 from btf.reach.guard import Reach
-from btf.reach.memory import Given
+from btf.reach.memory import VERSION, Given
 from btf.reach.step import Place
 
 STRAY_READ, MISSED_HOOK, LOAD_ERROR = "stray read", "missed hook", "load error"
 _LINE = 400  # characters of a source line that are looked at
 _MOST = 1000  # fields that differ whose reads are looked for
-_VERSION = "LINUX_KERNEL_VERSION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +102,12 @@ def _alive(
     obj: BpfObject, target: Btf, given: Given | None, modules: Mapping[str, Btf] | None, places: Collection[Place]
 ) -> set[Place]:
     """Return which of *places* some program reaches."""
-    if given and given.release and _VERSION not in given.constants:
+    if given and given.release and VERSION not in given.constants:
         # A warning may trust the third number, which the verdict on a load does not.
         numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", given.release)
         if numbers:
             version = int.from_bytes(bytes(min(int(n or 0), 255) for n in numbers.groups()), "big")
-            given = replace(given, constants={**given.constants, _VERSION: version})
+            given = replace(given, constants={**given.constants, VERSION: version})
     reach = Reach(obj, relocated(obj, target, given, modules=modules)[1], target, given)
     found: set[Place] = set()
     for program in obj.programs:
@@ -146,7 +145,7 @@ def _arguments(
 ) -> Iterator[Drift]:
     """Arguments that a hook no longer hands over, or hands over as something else."""
     for program, bad in mismatches(obj, outcomes, target, reference):
-        if not versioned and any(_VERSION in f.externs for f in program.functions):
+        if not versioned and any(VERSION in f.externs for f in program.functions):
             continue  # it may choose by the version, which nobody told
         # The verifier counts the arguments of what it checks by type; others are read wherever they would be.
         strict = bad.missing and program.meaning.kind not in ("kprobe", "kprobe.session")

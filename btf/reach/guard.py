@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
 from btf.format.types import Btf
 from btf.objects.object import BpfObject, BpfProgram
 from btf.reach.known import Origin
-from btf.reach.memory import Given, Memory
+from btf.reach.memory import VERSION, Given, Memory, version_bounds
 from btf.reach.nearby import Cut, Nearby, nearest
 from btf.reach.reach import MAX_STEPS, Walk
 from btf.reach.step import Patches, Place
 
 _MAX_STEPS_OF_ALL = 4 * MAX_STEPS  # of all programs; of those that are left, everything counts as reached
-
-
 _MAX_KEPT = 32  # walks of one object
+_MAX_VERSIONS = 8  # that one release may stand for and that a program tells apart
 
 
 class Guard(NamedTuple):
@@ -41,10 +41,49 @@ class _Walked(NamedTuple):
 
 
 class Reach:
-    """What the verifier looks at of each program of an object once relocated; walks a program when it has to."""
+    """What the verifier looks at of each program of an object once relocated.
+
+    Where a release leaves the kernel's version open by its last number, what it looks at in any of them.
+    """
 
     def __init__(self, obj: BpfObject, patches: Patches, target: Btf, given: Given | None = None) -> None:
-        self._obj, self._patches, self._target, self._given = obj, patches, target, given or Given()
+        self._loads = tuple(_Load(obj, patches, target, each) for each in _versions(obj, given or Given()))
+
+    def alive(self, program: BpfProgram, among: Collection[Place] | None = None) -> Collection[Place]:
+        """Return the places, of those *among*, that *program* may reach: (section, byte offset) of instructions."""
+        found = [load.alive(program, among) for load in self._loads]
+        return found[0] if len(found) == 1 else set().union(*found)
+
+    def guard(self, program: BpfProgram, place: Place, asked: Mapping[Place, tuple[str, str]]) -> Guard | None:
+        """Return what keeps *program* from *place*, None when nothing calls its function.
+
+        *asked* tells (kind, local) of the relocation at a place.
+        """
+        return self._loads[0].guard(program, place, asked)
+
+
+def _versions(obj: BpfObject, given: Given) -> list[Given]:
+    """Return *given* for each version of the kernel that its release may mean and that *obj* may tell apart.
+
+    A load knows the version as a constant, and every verifier follows constants. Between two numbers that the object
+    compares with, all versions fare alike.
+    """
+    bounds = version_bounds(given) if any(e.name == VERSION for e in obj.externs) else None
+    if bounds is None:
+        return [given]
+    low, high = bounds
+    named = {i.imm for f in obj.functions for i in f.instructions if low <= i.imm <= high}
+    told = sorted({low, high, *(v for n in named for v in (n - 1, n, n + 1) if low <= v <= high)})
+    if len(told) > _MAX_VERSIONS:
+        return [given]
+    return [replace(given, constants={**given.constants, VERSION: version}) for version in told]
+
+
+class _Load:
+    """What the verifier looks at in one load of an object; walks a program when it has to."""
+
+    def __init__(self, obj: BpfObject, patches: Patches, target: Btf, given: Given) -> None:
+        self._obj, self._patches, self._target, self._given = obj, patches, target, given
         self._left = _MAX_STEPS_OF_ALL
         self._walks: dict[tuple[str, int, bool], _Walked] = {}
 
@@ -78,7 +117,6 @@ class Reach:
         return program.section, program.function.start, apart, self._left > MAX_STEPS, patches, loads, self._memory.able
 
     def alive(self, program: BpfProgram, among: Collection[Place] | None = None) -> Collection[Place]:
-        """Return the places, of those *among*, that *program* may reach: (section, byte offset) of instructions."""
         if among is not None:
             among = {place for place in among if self._nearby.cut(program, place) is None}
             if not among:
@@ -89,10 +127,6 @@ class Reach:
         return alive & self._walk(program, apart=True).alive if alive else alive
 
     def guard(self, program: BpfProgram, place: Place, asked: Mapping[Place, tuple[str, str]]) -> Guard | None:
-        """Return what keeps *program* from *place*, None when nothing calls its function.
-
-        *asked* tells (kind, local) of the relocation at a place.
-        """
         cut = self._nearby.cut(program, place)
         if cut is None:
             walk = self._walk(program, apart=False)

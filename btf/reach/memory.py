@@ -18,6 +18,7 @@ from btf.reach.known import NUMBER, OTHER, Bounds, DataAddress, Origin, Present,
 from btf.reach.verifier import Ability, abilities
 
 _Order = Literal["big", "little"]
+VERSION = "LINUX_KERNEL_VERSION"
 _OPTION = "kconfig:"
 _BOOL = 4  # of an integer's encoding
 _TRISTATE = {"n": 0, "y": 1, "m": 2}  # enum libbpf_tristate
@@ -38,6 +39,16 @@ class Given:
     release: str = ""
     symbols: Mapping[str, bool] = field(default_factory=dict)
     able: frozenset[Ability] | None = None
+
+
+def version_bounds(given: Given) -> tuple[int, int] | None:
+    """Return the lowest and highest version code that the release may mean, None when it is given or unknown."""
+    numbers = re.match(r"(\d{1,3})\.(\d{1,3})\b", given.release)
+    if numbers is None or VERSION in given.constants:
+        return None
+    # The third number is elsewhere on some distributions, and the kernel's own macro ends at 255.
+    low = int(numbers[1]) << 16 | int(numbers[2]) << 8
+    return low, low | 0xFF
 
 
 class Memory:
@@ -112,13 +123,9 @@ class Memory:
     def _option(self, extern: Extern, offset: int, size: int) -> Value:
         """Return what is known of a kernel option: all, or for the version of a kernel what its release tells."""
         origin = Origin("kconfig", extern.name)
-        if extern.name == "LINUX_KERNEL_VERSION" and extern.name not in self._given.constants:
-            numbers = re.match(r"(\d+)\.(\d+)", self._given.release)
-            if numbers is None or offset or size != 4:
-                return low_bytes(NUMBER, size)
-            # The third number is elsewhere on some distributions, and the kernel's own macro ends at 255.
-            low = int(numbers[1]) << 16 | int(numbers[2]) << 8
-            return Bounds(low, low | 0xFF)
+        bounds = version_bounds(self._given) if extern.name == VERSION else None
+        if bounds:
+            return low_bytes(NUMBER, size) if offset or size != 4 else Bounds(*bounds)
         raw = self._raw_option(extern)
         if raw is None or not 0 <= offset <= len(raw) - size:
             return low_bytes(NUMBER, size)

@@ -16,6 +16,7 @@ from btf.objects.loader import LoaderNeed, loader_needs
 from btf.objects.maps import BpfMap
 from btf.objects.object import BpfObject, BpfProgram
 from btf.objects.uapi import HELPERS, name_of
+from btf.reach.memory import VERSION
 from fleet.compatibility.signs import MAP_FLAG_SIGNS
 from fleet.compatibility.targets import BY_VERSION
 from fleet.compatibility.verdict import Requirement
@@ -127,7 +128,7 @@ def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
     if thing and meaning.target and not _PATTERN & set(meaning.target):
         yield need(*_hook(thing, meaning.target), context="" if thing.endswith("tracepoint") else way)
     for number in counted_arguments(obj, program):
-        chosen = any("LINUX_KERNEL_VERSION" in f.externs for f in program.functions)
+        chosen = any(VERSION in f.externs for f in program.functions)
         yield need("argument", f"{meaning.kind}/{meaning.target}:{number}", context=BY_VERSION if chosen else "")
     externs = [e for e in obj.externs if e.origin == "ksyms" and any(e.name in f.externs for f in program.functions)]
     if meaning.needs_kernel_btf or any(e.typed for e in externs):

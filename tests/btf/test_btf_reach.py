@@ -7,7 +7,7 @@ import re
 import pytest
 from judged import tools_objects
 from libbpf_truth import ask_libbpf, write_btf
-from reach_cases import CASES, KERNEL, LOCAL
+from reach_cases import CASES, KERNEL, LOCAL, READ
 from rules import HEAD
 
 from btf.core.relocate import relocate
@@ -162,3 +162,26 @@ def test_the_guard_is_named_with_its_line_and_what_it_asked(compile_bpf, btf_byt
     assert [(g.kind, g.local) for g in guards] == [("field_exists", "t.gone"), ("type_exists", "struct none")]
     lines = [obj.line_at(g.section, g.insn) for g in guards]
     assert [line.text.partition("// ")[2] for line in lines] == ["field", "type"]
+
+
+@pytest.mark.parametrize("able", [EVERY - {Ability.COMPARE_RANGES}, EVERY], ids=["of Linux 6.1", "a newer one"])
+@pytest.mark.parametrize(
+    ("asked", "release", "guarded"),
+    [
+        (">= 0x060100", "5.10.0-32", True),
+        (">= 0x060100", "6.1.0-50", False),
+        ("< 0x060100", "6.1.0-50", True),  # whatever the last number
+        (">= 0x06010a", "6.1.0-50", False),  # Debian has it elsewhere
+        ("== 0x06010a", "6.1.0-50", False),
+        ("== 0x060200", "6.1.0-50", True),
+        ("< 0x060100", "", False),
+    ],
+)
+def test_every_version_that_a_release_may_mean(compile_bpf, btf_bytes, able, asked, release, guarded) -> None:
+    """A load has the version as a constant, which every verifier follows; a release says it but for the last number."""
+    before = "extern int LINUX_KERNEL_VERSION __kconfig;\n"
+    text = HEAD + LOCAL + before + f"PROG(if (LINUX_KERNEL_VERSION {asked}) {READ})"
+    path = compile_bpf(re.sub(r"\W", "_", asked) + ".bpf.c", text=text)
+    target = parse_btf(btf_bytes("reach_kernel.c", text=KERNEL))
+    results = relocate(read_object(path.read_bytes()), target, Given(release=release, able=able))
+    assert [r.guarded for r in results if r.outcome == "poisoned"] == [guarded]
