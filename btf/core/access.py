@@ -140,13 +140,14 @@ def match_field(steps: Sequence[Wanted], target: Btf, candidate: int) -> Path | 
 class _Search:
     """One walk through a candidate type; keeps libbpf's book of raw steps, which a failed branch takes back."""
 
-    __slots__ = ("_bits", "_raw", "_steps", "_target")
+    __slots__ = ("_bits", "_lacking", "_raw", "_steps", "_target")
 
     def __init__(self, target: Btf) -> None:
         self._target = target
         self._steps: list[Step] = []
         self._raw: list[int] = []
         self._bits = 0
+        self._lacking: set[tuple[int, int]] = set()  # (type, depth) where the member at hand is not
 
     def path(self, root: int) -> Path:
         return Path(self._target, root, tuple(self._steps), tuple(self._raw), self._bits & _BITS)
@@ -156,6 +157,7 @@ class _Search:
         for number, step in enumerate(steps):
             id_ = target.resolved(id_)
             if step.shape is not None:
+                self._lacking.clear()
                 found = self._member(step, step.shape, id_)
                 if found is None:
                     return False
@@ -179,6 +181,8 @@ class _Search:
         """Find the member called as *wanted* in *id_* and its anonymous members; return its type, or None."""
         target = self._target
         id_ = target.resolved(id_)
+        if (id_, len(self._raw)) in self._lacking:
+            return None
         spend(1, id_)
         members = target.members(id_)
         if members is None or not (members.named or members.unnamed):
@@ -197,6 +201,7 @@ class _Search:
             self._bits -= member.bit_offset
             self._raw.pop()
         if index is None:
+            self._lacking.add((id_, len(self._raw)))
             return None
         # The first member of that name decides: an incompatible one ends the search of this struct. libbpf leaves it in
         # the book, should a struct around this one have the name again, which C does not allow.

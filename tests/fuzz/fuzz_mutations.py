@@ -108,7 +108,7 @@ class _Btf:
 def _one_word(btf: _Btf, rng: Random) -> None:
     record = rng.choice(btf.records)
     at = rng.randrange(len(record))
-    record[at] = rng.choice((*_NUMBERS, len(btf.records), len(btf.records) + 1, rng.randrange(len(btf.format.strings))))
+    record[at] = rng.choice((*_NUMBERS, len(btf.records), len(btf.records) + 1, rng.randrange(len(btf.strings))))
 
 
 def _one_reference(btf: _Btf, rng: Random) -> None:
@@ -161,9 +161,9 @@ def _one_name(btf: _Btf, rng: Random) -> None:
         case 0:
             record[at] = other[0]
         case 1:
-            record[at] = rng.randrange(len(btf.format.strings))
+            record[at] = rng.randrange(len(btf.strings))
         case 2:
-            old = bytes(btf.format.strings[other[0] :]).split(b"\0")[0][:100]
+            old = bytes(btf.strings[other[0] :]).split(b"\0")[0][:100]
             record[at] = btf.name(old + rng.choice((b"___x", b"___", b"____", b"_", b"___a___b")))
         case _:
             odd = (b"a" * 3000, b"\xff\xfe", b"\x1b[2J", "ü\u202e".encode(), b" ", b"/", b"../x", b".maps", b".kconfig")
@@ -193,17 +193,17 @@ def _chain(btf: _Btf, rng: Random) -> None:
 
 
 def _strings_changed(btf: _Btf, rng: Random) -> None:
-    at = rng.randrange(len(btf.format.strings))
+    at = rng.randrange(len(btf.strings))
     match rng.randrange(4):
         case 0:
-            btf.format.strings[at] = rng.choice((0, 95, 97, 255, 27, 10))
+            btf.strings[at] = rng.choice((0, 95, 97, 255, 27, 10))
         case 1:
-            del btf.format.strings[at : at + rng.choice((1, 3))]
+            del btf.strings[at : at + rng.choice((1, 3))]
         case 2:
-            btf.format.strings[at:at] = rng.choice((b"_", b"___", b"\0", b"a" * 2000))
+            btf.strings[at:at] = rng.choice((b"_", b"___", b"\0", b"a" * 2000))
         case _:
-            btf.format.strings = btf.format.strings.replace(b"\0", b"x") if rng.random() < 0.1 else btf.format.strings
-    btf.format.strings = btf.format.strings or bytearray(1)
+            btf.strings = btf.strings.replace(b"\0", b"x") if rng.random() < 0.1 else btf.strings
+    btf.strings = btf.strings or bytearray(1)
 
 
 _ON_BTF = (
