@@ -5,12 +5,14 @@ Those that boot are in ``test_proof_fleet.py``.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from debian_archive import DebianArchive
 
 from fleet.lab import guest_system, guests, machine
 from fleet.lab.guest_system import SYSTEMS, SystemUnbuildable, build, image_path
@@ -51,13 +53,21 @@ def test_another_recipe_is_another_image(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(paths) == 2 * len(SYSTEMS)
 
 
-def test_a_system_that_cannot_be_built_leaves_nothing(tmp_path: Path) -> None:
-    keyring = tmp_path / "keys"
-    keyring.touch()
-    origin = Origin(mirror="file:///nowhere", keyring=keyring)
-    with pytest.raises(SystemUnbuildable) as refused:
-        build(SYSTEMS["6.1"], KERNEL, cache=tmp_path / "cache", origin=origin)
-    assert "mmdebstrap" in refused.value.message or "root" in refused.value.message
+def test_a_system_is_built_from_signed_packages_only_and_half_a_one_is_none(tmp_path: Path) -> None:
+    archive, other = DebianArchive(tmp_path / "archive"), DebianArchive(tmp_path / "other")
+    archive.publish("bookworm", [("base-files", "1", [], {"etc/known": b"yes"})])
+    said = {}
+    try:
+        for keyring in (archive.keyring, other.keyring):
+            with pytest.raises(SystemUnbuildable) as refused:
+                build(SYSTEMS["6.1"], KERNEL, cache=tmp_path / "cache", origin=Origin(archive.mirror, keyring))
+            said[keyring] = refused.value.message
+    finally:
+        archive.close()
+        other.close()
+    untrusted = re.compile("NO_PUBKEY|not signed|Missing key|couldn't be verified")
+    assert untrusted.search(said[other.keyring])
+    assert not untrusted.search(said[archive.keyring]), said  # trusted: that archive only lacks the packages
     assert [p.name for p in (tmp_path / "cache" / "guests").glob("*") if not p.name.endswith(".lock")] == []
 
 
