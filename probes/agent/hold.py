@@ -163,6 +163,7 @@ class Holder:
         if self.state == "starting" and now > self._started + self.row.ready_s:
             self._end("failed", "%s: not ready after %g s" % (CHILD_ENDED, self.row.ready_s))
         if self.state != "running":
+            self._checked = now  # else its patience is over for good, and it would spin while its child compiles
             return
         assert self.records and self.meter
         self._drop(self.records.flush())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from agent_host import FALLBACK, AgentHost, wait_for
 
 from probes.agent import process
+from probes.agent.hold import Holder
+from probes.agent.variant import VARIANTS
 
 
 @pytest.fixture
@@ -147,3 +150,13 @@ def test_networking_survives_the_death_of_its_holder(host: AgentHost) -> None:
     row = host.row()
     assert row["state"] == "failed" and "stays in force" in row["reason"]
     assert host.marks() == ["corollout_sample-trace_1"]
+
+
+@pytest.mark.parametrize("state", ["starting", "candidate"])
+def test_a_holder_whose_child_is_not_ready_waits_and_does_not_spin(state: str) -> None:
+    holder = Holder.__new__(Holder)
+    holder.row, holder.meter, holder.state, holder.check_s = VARIANTS["bcc"], None, state, 1.0
+    holder._started = holder._checked = time.monotonic() - 100  # compiling for long
+    holder._tick(time.monotonic())
+    assert holder.state == state
+    assert holder._patience() > 0
