@@ -120,6 +120,9 @@ def start(argv: Sequence[str], trouble: Path) -> int:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True
         )
+    # A process that has just become another has no command line for a moment: `standing` would miss it.
+    while initramfs_of(process.pid) is None and process.poll() is None:
+        time.sleep(_POLL_S)
     return process.pid
 
 

@@ -22,9 +22,9 @@ from lab_kernels import CACHE
 from net_policy_wire import FOLDER as NET_POLICY
 from test_net_policy_kernel import REMOTES, WORLD, packets, verdicts
 
-from btf.elf_object import read_object
-from btf.minimise import minimise
-from btf.parse import parse_btf
+from btf.core.minimise import minimise
+from btf.format.parse import parse_btf
+from btf.objects.elf_object import read_object
 from fleet.lab.guests import GuestLab, guest
 
 pytestmark = pytest.mark.proof
