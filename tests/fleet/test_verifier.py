@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.compatibility.outcome import Agreement, Outcome, Real, agreement
@@ -77,6 +77,7 @@ def test_every_row_formats_and_compiles() -> None:
         assert row.cause.format(*["x"] * groups)
 
 
+@settings(deadline=None)
 @given(
     st.text(max_size=400)
     | st.lists(st.sampled_from([c.pattern for c in COMPLAINTS]) | st.text(max_size=80)).map("\n".join)
