@@ -17,6 +17,7 @@ from btf.objects.extension import RelocationKind
 from btf.objects.object import BpfObject
 
 _TYPE_ID = RelocationKind.TARGET_TYPE_ID.name.lower()
+_MAX_UNNAMED = 1024  # anonymous structs and unions of one type, at all depths
 _MAX_DEPTH = 16  # anonymous structs inside each other
 _SORTS: Mapping[str, tuple[Kind, ...]] = {
     "struct": (Kind.STRUCT,),
@@ -150,7 +151,7 @@ def _shapes(btf: Btf, kinds: tuple[Kind, ...], names: Collection[str] | None) ->
 def _shape(btf: Btf, id_: int, text: Callable[[int], str]) -> Shape:
     type_ = btf[id_]
     if isinstance(type_, Composite):
-        return Shape(type_.size, tuple(_fields(btf, id_, text)))
+        return Shape(type_.size, tuple(_fields(btf, id_, text, [_MAX_UNNAMED])))
     if isinstance(type_, Enum):
         return Shape(type_.size, values=tuple(type_.values))
     assert isinstance(type_, Reference)
@@ -162,13 +163,16 @@ def _shape(btf: Btf, id_: int, text: Callable[[int], str]) -> Shape:
     return Shape(text=_prototype(btf, type_.type, text) if isinstance(target, FuncProto) else text(type_.type))
 
 
-def _fields(btf: Btf, id_: int, text: Callable[[int], str], base: int = 0, depth: int = 0) -> Iterator[Field]:
+def _fields(
+    btf: Btf, id_: int, text: Callable[[int], str], left: list[int], base: int = 0, depth: int = 0
+) -> Iterator[Field]:
     type_ = btf[id_]
     assert isinstance(type_, Composite)
     for number, member in enumerate(type_.members):
         inner = btf.resolve(member.type)
-        if not member.name and isinstance(inner, Composite) and depth < _MAX_DEPTH:
-            yield from _fields(btf, inner.id, text, base + member.bit_offset, depth + 1)
+        if not member.name and isinstance(inner, Composite) and depth < _MAX_DEPTH and left[0] > 0:
+            left[0] -= 1
+            yield from _fields(btf, inner.id, text, left, base + member.bit_offset, depth + 1)
         else:
             name = member.name or f"(unnamed {number})"
             yield Field(name, base + member.bit_offset, member.bit_size, text(member.type))
