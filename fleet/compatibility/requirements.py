@@ -76,15 +76,24 @@ def used_at(obj: BpfObject, program: BpfProgram, need: Requirement) -> set[tuple
     """Return where *program* uses the helper, kernel symbol or argument of *need*: (section, byte offset)."""
     names = set(need.subject.split("|"))
     if need.kind == "helper":
-        return {
-            (f.section, f.start + SIZE * index)
-            for f in program.functions
-            for index, insn in heads(f.instructions)
-            if insn.is_call and name_of(insn.imm, HELPERS) in names
-        }
+        key = "helper calls", program.section, program.function.start
+        calls = obj.remember(key, lambda: _helper_calls(program))
+        return {place for name in names for place in calls.get(name, ())}
     if need.kind == "argument":
         return set(counted_arguments(obj, program).get(int(need.subject.rpartition(":")[2]), ()))
     return {(f.section, r.insn) for f in program.functions for r in f.references if not r.section and r.name in names}
+
+
+def _helper_calls(program: BpfProgram) -> dict[str, list[tuple[str, int]]]:
+    """Return where *program* calls each helper, by name: (section, byte offset)."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for function in program.functions:
+        for index, insn in heads(function.instructions):
+            if insn.is_call:
+                found.setdefault(name_of(insn.imm, HELPERS), []).append(
+                    (function.section, function.start + SIZE * index)
+                )
+    return found
 
 
 def _loader_needs(obj: BpfObject) -> dict[str, list[LoaderNeed]]:
