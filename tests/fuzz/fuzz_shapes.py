@@ -352,6 +352,12 @@ def _fields_that_are_not_there() -> None:
     show(obj, parse_btf(encode_btf([INT, theirs])))
 
 
+def _helpers_that_nobody_has() -> None:
+    """Fifty thousand of them, each with its one call."""
+    code = b"".join(struct.pack("<BBhi", 0x85, 0, 0, 1000 + n) for n in range(50_000)) + _EXIT
+    _ask(bpf_object(code, [("p", 0, len(code))]))
+
+
 def _programs_alone() -> None:
     """As many programs as may be."""
     _ask(bpf_object(_EXIT * 4096, [(f"p{n}", 16 * n, 16) for n in range(4096)]))
@@ -464,7 +470,7 @@ SHAPES: tuple[Callable[[], None], ...] = (
     _chain_of_typedefs, _registers_in_registers, _one_name_for_all, _anonymous_in_anonymous, _match_in_match,
     _wide_match, _signatures_in_signatures, _enumerators, _many_relocations, _arrays_in_arrays,
     _programs_that_call_on, _functions_over_each_other, _programs_of_one_function, _stores, _branches, _endless,
-    _lines, _fields_that_are_not_there, _programs_alone, _maps, _externs, _bomb_of_zeros,
+    _lines, _fields_that_are_not_there, _helpers_that_nobody_has, _programs_alone, _maps, _externs, _bomb_of_zeros,
     _bomb_in_a_name, _names_of_names, _btf_headers, _banners, _streams,
     _bomb_in_an_image, _bomb_after_bomb,
     _elf_files_inside,
