@@ -102,7 +102,7 @@ _cache = click.option(
 
 
 def _each(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> list[Guest]:
-    return list(dict.fromkeys(guest(text) for text in texts)) or list(GUESTS)
+    return list({one.name: one for one in map(guest, texts)}.values()) or list(GUESTS)
 
 
 @guests.command("up")

@@ -5,6 +5,7 @@ Those that boot are in ``test_proof_fleet.py``.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from debian_archive import DebianArchive
 
+from fleet.cli.main import cli
 from fleet.lab import guest_system, guests, machine
 from fleet.lab.guest_system import SYSTEMS, SystemUnbuildable, build, image_path
 from fleet.lab.guests import GUESTS, GuestLab, GuestLost, GuestUnknown, guest
@@ -44,6 +47,22 @@ def test_every_profile_of_a_whole_host_is_offered() -> None:
     for name in set(PROFILES) - of_processes:
         assert guest(f"6.12:{name}").profile is PROFILES[name]
     assert of_processes == {"unprivileged", "capable", "memlock-64k"}
+
+
+def test_the_command_line_says_what_it_would_start(tmp_path: Path) -> None:
+    def ask(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(cli, ["--home", str(tmp_path / "home"), "lab", "guests", *words])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    rows = json.loads(ask("up", "--check", "-o", "json", "5.10:no-btf", "6.1", "6.1"))["rows"]
+    assert [(r["name"], r["kernel"], r["profile"]) for r in rows] == [
+        ("guest-5.10-no-btf", "debian:5.10", "no-btf"),
+        ("guest-6.1", "debian:6.1", "plain"),
+    ]
+    assert len(json.loads(ask("up", "--check", "-o", "json"))["rows"]) == len(GUESTS)
+    assert json.loads(ask("list", "-o", "json"))["rows"] == []
+    assert "nothing is there" in ask("down", "--check")
 
 
 def test_another_recipe_is_another_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,8 +167,8 @@ def test_net_policy_judges_alike_in_all_four_variants(site: Site) -> None:
         return set(site.shell.ask("python3 guest_inside.py arrived /root/net_policy_inside.py", question))
 
     assert {side: len(arrived(side)) for side in rows} == {side: len(rows[side]) for side in rows}
+    agent = site.agent("policy")
     for number, variant in enumerate(VARIANTS, start=1):
-        agent = site.agent("policy")
         made = agent.networking(
             program="net-policy",
             variant=variant,
