@@ -282,7 +282,7 @@ def _access(chance: Random, local: Btf, kind: int, id_: int) -> str:
         return chance.choice(("0", "1", "0:9", "0:0:0:0", "7:0", "0:2147483647"))
     type_ = local.resolve(id_)
     if kind in ENUMERATOR_KINDS and isinstance(type_, Enum):
-        return str(chance.randrange(len(type_.values)))
+        return str(chance.randrange(len(type_.values) or 1))  # a declared enum has none
     if kind not in FIELD_KINDS:
         return "0"
     indices = [chance.choice((0, 0, 0, 2))]
