@@ -52,7 +52,7 @@ def packed_inside(data: Buffer) -> tuple[str, bytearray] | None:
 
 def banners(data: Buffer, end: int | None = None) -> Iterator[re.Match[bytes]]:
     """Yield the kernel's own lines about itself before byte *end*: release and version are groups 1 and 2."""
-    end = len(data) if end is None else end
+    end = len(data) if end is None else min(end, len(data))
     at = data.find(b"Linux version ", 0, end)
     for _ in range(_MAX_BANNERS):
         if at < 0:

@@ -119,8 +119,8 @@ def noun(need: Requirement) -> str:
         return f"{need.kind} {need.subject}"
     if need.kind == "helper" and not need.context:
         return f"helper {need.subject}"
-    if need.kind == "argument":
-        hook, _, number = need.subject.rpartition(":")
+    hook, _, number = need.subject.rpartition(":")
+    if need.kind == "argument" and number.isdecimal():
         return f"argument {int(number) + 1} of {hook}"
     words = NOUNS.get(need.kind, {})
     subject = " or ".join(words.get(p, p) for p in need.subject.split("|"))

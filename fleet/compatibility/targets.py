@@ -95,10 +95,13 @@ BY_VERSION = "chosen by the kernel's version"
 def ask_argument(need: Requirement, known: Known) -> Finding | None:
     """An argument that a typed hook hands over: ``tp_btf/block_rq_issue:1`` is its second.
 
-    A program that asks for the kernel's version may take another one where the version says so.
+    A program that asks for the kernel's version may take another one where the version says so. Where no BTF has the
+    hook, all there is is the object's own claim.
     """
     hook, _, number = need.subject.rpartition(":")
     kind, _, aim = hook.partition("/")
+    if not number.isdecimal():
+        return None
     types = known.btf.btf if isinstance(known.btf, CachedTypes) else known.btf
     count = argument_count(types, kind, aim) if isinstance(types, Btf) else None
     if count is None:
