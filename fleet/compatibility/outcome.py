@@ -44,6 +44,9 @@ class Agreement(StrEnum):
     UNANSWERED = "unanswered"  # nothing happened that a prediction could be held against
 
 
+CONTRADICTIONS = frozenset({Agreement.FALSE_FITS, Agreement.REJECTED, Agreement.TOO_CAUTIOUS})
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What happened, with the kernel's own words where it refused. ``runs``: how often each attached program ran."""

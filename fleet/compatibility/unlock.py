@@ -198,6 +198,13 @@ class Change:
             words = words.replace("this kernel build", f"{len(self.kernels)} kernel builds")
         return words
 
+    @property
+    def words(self) -> str:
+        """The change with what it moves: ``import BTF for this kernel build: +3 hosts to core-btf``."""
+        variants = sorted({g.variant for g in self.gains}, key=LADDER.index)
+        hosts = f"+{len(self.hosts):,} {'host' if len(self.hosts) == 1 else 'hosts'}"
+        return f"{self.action}: {hosts} to {' and '.join(variants)}"
+
 
 def needed(assessment: Assessment) -> tuple[Unlock, ...] | None:
     """Return every unlock a variant needs to run, in a stated order (code), or None when unlocks do not suffice."""
@@ -223,7 +230,7 @@ def openings(choice: Choice) -> tuple[tuple[str, tuple[Unlock, ...]], ...]:
 
 
 def cheapest(choices: Iterable[Choice]) -> tuple[Change, ...]:
-    """Return the changes that help most: for each choice its smallest opening, summed; most hosts first."""
+    """Return for each choice its smallest opening, summed: the cheapest first, of equals what moves most hosts."""
     hosts: dict[tuple[Unlock, ...], set[str]] = {}
     kernels: dict[tuple[Unlock, ...], set[str]] = {}
     gains: dict[tuple[Unlock, ...], Counter[tuple[str, str]]] = {}
@@ -241,4 +248,4 @@ def cheapest(choices: Iterable[Choice]) -> tuple[Change, ...]:
         )
         for unlocks in hosts
     ]
-    return tuple(sorted(changes, key=lambda c: (-len(c.hosts), len(c.unlocks), c.action)))
+    return tuple(sorted(changes, key=lambda c: (len(c.unlocks), -len(c.hosts), c.action)))

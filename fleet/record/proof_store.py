@@ -11,14 +11,12 @@ from sqlalchemy import func, insert, select
 
 from btf.fault import printable
 from fleet.compatibility.decide import Learned
-from fleet.compatibility.outcome import Agreement, Proof, Real, boot_policy
+from fleet.compatibility.outcome import CONTRADICTIONS, Agreement, Proof, Real, boot_policy
 from fleet.compatibility.verdict import Evidence, Verdict
 from fleet.record.access import Access
 from fleet.record.store import SOMEBODY, add_audit
 from fleet.record.tables import FactsRow, HostRow, ProofRow, StepRow
 from inventory.facts import parse_facts
-
-_CONTRADICTIONS = (Agreement.FALSE_FITS, Agreement.REJECTED, Agreement.TOO_CAUTIOUS)
 
 
 class ProofStore(Access):
@@ -37,7 +35,7 @@ class ProofStore(Access):
             }
             for proof in told
         ]
-        contradicting = [p for p in told if p.agreement in _CONTRADICTIONS]
+        contradicting = [p for p in told if p.agreement in CONTRADICTIONS]
         with self.writing() as session:
             if rows:
                 session.execute(insert(ProofRow), rows)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from fleet.record.access import Access
 from fleet.record.errors import NotInRecord
 from fleet.record.tables import AuditRow, ControllerRow, RequestRow, RolloutRow, SampleRow, StepRow, WaveRow
-from fleet.record.views import EventView, RequestView, RolloutView, SampleView, StepView, WaveView
+from fleet.record.views import EventView, Rejection, RequestView, RolloutView, SampleView, StepView, WaveView
 
 
 class RolloutQueries(Access):
@@ -57,21 +57,28 @@ class RolloutQueries(Access):
                 raise NotInRecord(f"{rollout_id} has no step on {host!r}")
             return step_view(row)
 
-    def quarantined(self) -> frozenset[tuple[str, str]]:
-        """Return every (build digest, kernel id) that a host's verifier rejected: never a reason to fall back silently.
+    def rejections(self) -> list[Rejection]:
+        """Return every build that a host's verifier rejected, with its own words, by host and rollout.
 
         A rejection is the agent's COR-AGT-007 at stage ``load`` with the verifier's own words; a denial has none.
         """
-        failed = select(StepRow.build, StepRow.kernel_id, StepRow.document).where(
-            StepRow.state == "failed", StepRow.document.is_not(None)
+        failed = (
+            select(StepRow, RolloutRow.program)
+            .join(RolloutRow, RolloutRow.id == StepRow.rollout_id)
+            .where(StepRow.state == "failed", StepRow.document.is_not(None))
+            .order_by(StepRow.host, StepRow.rollout_id)
         )
         with self.reading() as session:
-            rows = [(build, kernel, _document(text) or {}) for build, kernel, text in session.execute(failed)]
-        return frozenset(
-            (build, kernel)
-            for build, kernel, said in rows
-            if said.get("code") == "COR-AGT-007" and said.get("stage") == "load" and said.get("log")
-        )
+            rows = [(row, program, _document(row.document) or {}) for row, program in session.execute(failed)]
+            return [
+                Rejection(program, row.variant, row.build, row.kernel_id, row.host, row.rollout_id, said)
+                for row, program, said in rows
+                if said.get("code") == "COR-AGT-007" and said.get("stage") == "load" and said.get("log")
+            ]
+
+    def quarantined(self) -> frozenset[tuple[str, str]]:
+        """Return (build digest, kernel id) of every rejection: never a reason to fall back silently."""
+        return frozenset((rejection.build, rejection.kernel_id) for rejection in self.rejections())
 
     def samples(
         self, rollout_id: str | None = None, *, host: str | None = None, program: str | None = None,

@@ -155,6 +155,19 @@ class StepView:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """A build that a host's verifier rejected in a rollout; ``document`` is the agent's answer, the log in it."""
+
+    program: str
+    variant: str
+    build: str
+    kernel_id: str
+    host: str
+    rollout_id: str
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutcome:
     """Where a step got to. ``forget_token``: the host said that nothing of its order stands; a retry is a new one."""
 

@@ -17,9 +17,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fleet.compatibility.unlock import Change
 from fleet.report.model import EVIDENCE, GLYPHS, MEANINGS, VERDICTS, ProgramSection, Report, Survey, causes, make_report
+from fleet.report.trials import Trial, tried
 
 SCHEMA = "corollout.report/1"
 NAMES_SHOWN = 12  # hosts named in one place of a page; report.json has them all
+TRIALS_SHOWN = 60  # rows of one table; the same
 
 
 def write_report(survey: Survey, out: Path) -> list[Path]:
@@ -59,9 +61,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"when": _when, "names": _names, "count": _count, "causes": causes}
+    environment.filters |= {"when": _when, "names": _names, "count": _count, "causes": causes, "tried": tried}
     environment.globals |= {
         "GLYPHS": GLYPHS, "MEANINGS": MEANINGS, "VERDICTS": VERDICTS, "EVIDENCE": EVIDENCE,
+        "TRIALS_SHOWN": TRIALS_SHOWN,
     }  # fmt: skip
     return environment
 
@@ -87,6 +90,8 @@ def document(report: Report) -> dict[str, Any]:
         "hosts": {"total": report.hosts, "by_reach": dict(report.reach)},
         "programs": [_section(s) for s in report.sections],
         "unlocks": [_change(c) for c in report.changes],
+        "agreements": {a.value: n for a, n in report.agreements.items()},
+        "contradictions": [_trial(t) for t in report.contradictions],
         "silent": [
             {"host": h.name, "reach": h.reach, "code": h.reach_code, "detail": h.reach_detail} for h in report.silent
         ],
@@ -100,6 +105,7 @@ def document(report: Report) -> dict[str, Any]:
                 "page": f"kernels/{k.page}",
                 "hosts": list(k.hosts),
                 "programs": [_section(s) for s in k.sections],
+                "trials": [_trial(t) for t in k.others],
             }
             for k in report.kernels
         ],
@@ -126,12 +132,20 @@ def _section(section: ProgramSection) -> dict[str, Any]:
         ]
         found["differences"] = msgspec.to_builtins(section.differences)
         found["unlocks"] = [_change(c) for c in section.changes]
+        found["levels"] = msgspec.to_builtins(section.levels)
+    if section.trials:
+        found["trials"] = [_trial(t) for t in section.trials]
     return found
+
+
+def _trial(trial: Trial) -> Mapping[str, Any]:
+    return {**msgspec.to_builtins(trial), "contradicts": trial.contradicts, "complaint": trial.complaint}
 
 
 def _change(change: Change) -> Mapping[str, Any]:
     return {
         "action": change.action,
+        "words": change.words,
         "codes": [u.code for u in change.unlocks],
         "hosts": list(change.hosts),
         "kernels": list(change.kernels),

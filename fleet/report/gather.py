@@ -22,4 +22,7 @@ def gather(record: Record, catalogue: Mapping[str, Program], *, now: float | Non
     choices = [c for c in record.choices() if c.program in catalogue and c.host in known]
     facts = {name: found for name in sorted(representatives(choices)) if (found := record.facts(name)) is not None}
     programs = [ProgramInfo(p.name, p.manifest.kind, p.manifest.summary) for _, p in sorted(catalogue.items())]
-    return Survey(time.time() if now is None else now, hosts, record.kernels(), programs, choices, facts)
+    return Survey(
+        time.time() if now is None else now, hosts, record.kernels(), programs, choices, facts,
+        record.proofs(), record.rejections(),
+    )  # fmt: skip

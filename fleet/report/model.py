@@ -9,14 +9,16 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fleet.compatibility.choose import why
+from fleet.compatibility.outcome import Agreement, Proof
 from fleet.compatibility.unlock import Change, cheapest
 from fleet.compatibility.verdict import Assessment, Choice, Reason, Verdict
-from fleet.record.views import HostView, KernelView
+from fleet.record.views import HostView, KernelView, Rejection
 from fleet.report.compare import Difference, KernelFact, differences, kernel_facts
+from fleet.report.trials import Level, Trial, levels, trials
 from inventory.facts import Answer, Facts
 from probes.manifest import LADDER
 
@@ -63,6 +65,8 @@ class Survey:
     programs: Sequence[ProgramInfo]
     choices: Sequence[Choice]
     facts: Mapping[str, Facts] = field(default_factory=dict)
+    proofs: Sequence[Proof] = ()
+    rejections: Sequence[Rejection] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ class ProgramSection:
     groups: tuple[Group, ...] = ()
     differences: tuple[Difference, ...] = ()
     changes: tuple[Change, ...] = ()
+    levels: tuple[Level, ...] = ()  # how each variant's verdict is known; of a kernel's section, trials too
+    trials: tuple[Trial, ...] = ()
 
     @property
     def total(self) -> int:
@@ -122,13 +128,14 @@ class ProgramSection:
 
 @dataclass(frozen=True, slots=True)
 class KernelPage:
-    """Everything said of one kernel build. ``page`` is its file name."""
+    """Everything said of one kernel build. ``page`` is its file name; ``others``: trials of what is no program."""
 
     kernel: KernelView
     page: str
     hosts: tuple[str, ...]
     facts: tuple[KernelFact, ...]
     sections: tuple[ProgramSection, ...]
+    others: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,8 @@ class Report:
     changes: tuple[Change, ...]
     silent: tuple[HostView, ...]  # hosts whose last scan failed, and those never scanned
     reach: Mapping[str, int]
+    agreements: Mapping[Agreement, int] = field(default_factory=dict)  # of all proofs
+    contradictions: tuple[Trial, ...] = ()  # on any kernel, hosts run it or not
 
 
 def make_report(survey: Survey) -> Report:
@@ -154,24 +163,36 @@ def make_report(survey: Survey) -> Report:
         if host.kernel_id:
             hosts_of.setdefault(host.kernel_id, []).append(host.name)
     kernels = sorted(survey.kernels, key=lambda k: (-k.hosts, natural(k.release), k.id))
+    happened = trials(survey.proofs, survey.rejections, {k.id: k.release for k in kernels}, survey.choices)
+    names = {p.name for p in survey.programs}
     pages = []
     for kernel in kernels:
+        here = [t for t in happened if t.kernel_id == kernel.id]
         choices = by_kernel.get(kernel.id, [])
         sections = tuple(
-            _section(p, [c for c in choices if c.program == p.name], survey.facts, detailed=True)
+            _section(
+                p,
+                [c for c in choices if c.program == p.name],
+                survey.facts,
+                tuple(t for t in here if t.program == p.name),
+            )
             for p in survey.programs
         )
+        others = tuple(t for t in here if t.program not in names)
         hosts = tuple(sorted(hosts_of.get(kernel.id, ())))
         seen = [survey.facts[h] for h in hosts if h in survey.facts]
-        pages.append(KernelPage(kernel, page_name(kernel), hosts, kernel_facts(seen), sections))
+        pages.append(KernelPage(kernel, page_name(kernel), hosts, kernel_facts(seen), sections, others))
+    agreements = Counter(p.agreement for p in survey.proofs)
     return Report(
         survey.generated_at,
         len(survey.hosts),
         tuple(pages),
-        tuple(_section(p, [c for c in survey.choices if c.program == p.name], {}) for p in survey.programs),
+        tuple(_summary(p, [c for c in survey.choices if c.program == p.name]) for p in survey.programs),
         cheapest(survey.choices),
         tuple(sorted((h for h in survey.hosts if h.reach != "reachable"), key=lambda h: (h.reach, h.name))),
         dict(sorted(Counter(h.reach for h in survey.hosts).items())),
+        {a: agreements[a] for a in Agreement if agreements[a]},
+        tuple(t for t in happened if t.contradicts),
     )
 
 
@@ -198,9 +219,7 @@ def _alike(choice: Choice) -> tuple[Any, ...]:
     return choice.variant, choice.verdict, choice.assessments
 
 
-def _section(
-    program: ProgramInfo, choices: Sequence[Choice], facts: Mapping[str, Facts], *, detailed: bool = False
-) -> ProgramSection:
+def _summary(program: ProgramInfo, choices: Sequence[Choice]) -> ProgramSection:
     counted = Counter(c.verdict for c in choices)
     counts = {v: counted[v] for v in VERDICTS if counted[v]}
     variants = dict(sorted(Counter(c.variant for c in choices if c.variant).items()))
@@ -209,11 +228,21 @@ def _section(
         width = 1000 * count / len(choices)
         segments.append(Segment(verdict, count, x, width))
         x += width
-    if not detailed:
-        return ProgramSection(program, counts, variants, tuple(segments))
+    return ProgramSection(program, counts, variants, tuple(segments))
+
+
+def _section(
+    program: ProgramInfo, choices: Sequence[Choice], facts: Mapping[str, Facts], happened: tuple[Trial, ...]
+) -> ProgramSection:
     groups = _groups(choices)
-    compared = differences([(g.assessments, facts.get(g.hosts[0])) for g in groups])
-    return ProgramSection(program, counts, variants, tuple(segments), groups, compared, cheapest(choices))
+    return replace(
+        _summary(program, choices),
+        groups=groups,
+        differences=differences([(g.assessments, facts.get(g.hosts[0])) for g in groups]),
+        changes=cheapest(choices),
+        levels=levels(choices),
+        trials=happened,
+    )
 
 
 def _groups(choices: Sequence[Choice]) -> tuple[Group, ...]:
