@@ -13,13 +13,13 @@ from functools import partial
 
 from btf.archive.archive import OWN, Archive, KernelName
 from btf.archive.near_misses import near_misses
-from btf.core.relocate import relocate
 from btf.fault import Fault
 from btf.format.types import Btf
 from btf.objects.elf_object import read_object
 from fleet.compatibility.choose import Kernels, Material, choose_all
 from fleet.compatibility.declared import compare_declared
 from fleet.compatibility.host_needs import host_needs
+from fleet.compatibility.loaded import load
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.verdict import Choice
 from fleet.record import Record
@@ -139,7 +139,7 @@ def materials(program: Program) -> dict[str, Material]:
         requirements = infer(parsed)
         compare_declared(program.name, program.manifest.requires, requirements)
         found[variant] = Material(
-            build=build.digest, requirements=(*requirements, *host_needs(parsed)), relocate=partial(relocate, parsed)
+            build=build.digest, requirements=(*requirements, *host_needs(parsed)), load=partial(load, parsed)
         )
     return found
 

@@ -18,7 +18,8 @@ from btf.objects.object import BpfObject, BpfProgram
 from btf.reach.guard import Reach
 from btf.reach.memory import Given
 from fleet.compatibility.decide import answer, conclude, relocation_reasons, without_spares
-from fleet.compatibility.requirements import infer, used_at
+from fleet.compatibility.loaded import DeadCode, spared
+from fleet.compatibility.requirements import infer
 from fleet.compatibility.sources import Known
 from fleet.compatibility.symbols import Symbols
 from fleet.compatibility.verdict import Evidence, Reason, Requirement, Verdict
@@ -141,7 +142,8 @@ def check_object(
         needed.setdefault(reason.requirement.program, []).append(reason)
     given = _given(obj, kernel)
     outcomes, patches = relocated(obj, kernel.btf, given, modules=kernel.modules)
-    _spare_dead_code(obj, needed, Reach(obj, patches, kernel.btf, given))
+    dead = DeadCode(obj, Reach(obj, patches, kernel.btf, given))
+    needed = {name: [spared(reason, dead.holds) for reason in reasons] for name, reasons in needed.items()}
     by_function: dict[tuple[str, str], list[int]] = {}
     for number, outcome in enumerate(outcomes):
         by_function.setdefault((outcome.section, outcome.program), []).append(number)
@@ -194,23 +196,6 @@ def _given(obj: BpfObject, kernel: KernelBtf) -> Given:
     if listed and listed.modules:
         there |= {name: name in listed.functions for name in weak if name not in own}
     return replace(kernel.given, symbols=there)
-
-
-_USED = frozenset({"helper", "kfunc", "ksym", "argument"})
-
-
-def _spare_dead_code(obj: BpfObject, needed: dict[str, list[Reason]], reach: Reach) -> None:
-    """Meet the needs for what is missing (a helper, a kernel symbol, an argument) and is used in dead code only."""
-    for program in obj.programs:
-        reasons = needed.get(program.name, [])
-        for number, reason in enumerate(reasons):
-            if reason.answer is Answer.YES or reason.requirement.kind not in _USED:
-                continue
-            places = used_at(obj, program, reason.requirement)
-            if places and not reach.alive(program, places):
-                words = f"{reason.detail}; only code that is dead on this kernel uses it"
-                code = f"{reason.requirement.kind}-guarded"
-                reasons[number] = replace(reason, answer=Answer.YES, code=code, detail=words)
 
 
 def _program(

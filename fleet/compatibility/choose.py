@@ -11,14 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from btf.fault import printable
-from fleet.compatibility.decide import Learned, Outcome, assess
+from fleet.compatibility.decide import Learned, assess
+from fleet.compatibility.loaded import Loaded
 from fleet.compatibility.sources import CachedTypes, KernelTypes, Known
 from fleet.compatibility.unlock import openings
 from fleet.compatibility.verdict import Assessment, Choice, Evidence, Reason, Requirement, Unlock, Verdict
 from inventory.facts import Answer, Facts
 from probes.catalogue import Program
 
-Relocate = Callable[[Any], Sequence[Outcome]]  # a kernel's Btf → this build's relocations
+Load = Callable[[Any, str], Loaded]  # a kernel's Btf and release → this build held against them
 
 _RUNS = (Verdict.FITS, Verdict.DEGRADED)
 _REJECTED = Unlock("mend-build", "mend the build for this kernel, then lift its quarantine")
@@ -29,13 +30,13 @@ _BUILD_IT = Unlock("build-artefact", "run `make build` on the controller")
 class Material:
     """What is known of one variant's build before any host is looked at.
 
-    ``build`` is its digest; ``relocate`` resolves its relocations against a kernel's BTF, None when it has none;
-    ``missing`` says why the build is not there.
+    ``build`` is its digest; ``load`` holds it against a kernel, None when it is no object; ``missing`` says why the
+    build is not there.
     """
 
     build: str = ""
     requirements: tuple[Requirement, ...] = ()
-    relocate: Relocate | None = None
+    load: Load | None = None
     missing: str = ""
 
 
@@ -51,7 +52,7 @@ class Kernels:
     near_of: Callable[[Facts], str] = lambda _facts: ""
     _near: dict[str, str] = field(default_factory=dict)
     _types: dict[str, CachedTypes | None] = field(default_factory=dict)
-    _outcomes: dict[tuple[str, str], Sequence[Outcome]] = field(default_factory=dict)
+    _loaded: dict[tuple[str, str, str], Loaded] = field(default_factory=dict)
 
     def types(self, kernel_id: str) -> CachedTypes | None:
         """Return the BTF of a kernel build, or None."""
@@ -68,15 +69,16 @@ class Kernels:
             self._near[facts.kernel_id] = self.near_of(facts)
         return self._near[facts.kernel_id]
 
-    def outcomes(self, kernel_id: str, material: Material) -> Sequence[Outcome] | None:
-        """Return the build's relocations against a kernel build, or None when it has none or there is no BTF."""
-        types = self.types(kernel_id)
-        if types is None or material.relocate is None:
+    def loaded(self, facts: Facts, material: Material) -> Loaded | None:
+        """Return the build held against the kernel of *facts*, or None when it is no object or there is no BTF."""
+        types = self.types(facts.kernel_id)
+        if types is None or material.load is None:
             return None
-        key = (kernel_id, material.build)
-        if key not in self._outcomes:
-            self._outcomes[key] = material.relocate(types.btf)
-        return self._outcomes[key]
+        release = str(facts.value("kernel.release", ""))
+        key = (facts.kernel_id, release, material.build)
+        if key not in self._loaded:
+            self._loaded[key] = material.load(types.btf, release)
+        return self._loaded[key]
 
 
 def choose(
@@ -108,7 +110,7 @@ def choose(
                 external_btf=variant == "core-btf",
                 near_btf=kernels.near(facts) if variant == "core-btf" else "",
             ),
-            kernels.outcomes(facts.kernel_id, material),
+            kernels.loaded(facts, material),
             build=material.build,
             learned=learned,
         )

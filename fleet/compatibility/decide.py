@@ -8,39 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from fleet.compatibility.features import FEATURES, alternatives, noun
+from fleet.compatibility.loaded import Loaded, Outcome, spared
 from fleet.compatibility.outcome import boot_policy
 from fleet.compatibility.sources import Finding, Known, holds
 from fleet.compatibility.unlock import unlock_for
 from fleet.compatibility.verdict import Assessment, Evidence, Reason, Requirement, Unlock, Verdict
 from inventory.facts import Answer, Facts
 from probes.catalogue import Program
-
-
-class Outcome(Protocol):
-    """One CO-RE relocation resolved against a kernel; ``btf.core.relocate.RelocationOutcome`` is one."""
-
-    @property
-    def program(self) -> str:
-        """The BPF program."""
-
-    @property
-    def local(self) -> str:
-        """What is accessed, C-like."""
-
-    @property
-    def outcome(self) -> str:
-        """``value``, ``poisoned``, ``ambiguous`` or ``failed``."""
-
-    @property
-    def guarded(self) -> bool | None:
-        """Whether the instruction is dead code on this kernel; None when that cannot be told."""
-
-    @property
-    def detail(self) -> str:
-        """Why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +212,14 @@ def assess(
     variant: str,
     requirements: Sequence[Requirement],
     known: Known,
-    outcomes: Sequence[Outcome] | None = None,
+    loaded: Loaded | None = None,
     *,
     build: str = "",
     learned: Sequence[Learned] = (),
 ) -> Assessment:
     """Assess one *variant* on one host: structural needs, the build's own *requirements*, and the manifest's facts.
 
-    ``known.btf`` is BTF of exactly the host's kernel build or None; *outcomes* are the build's relocations against it.
+    ``known.btf`` is BTF of exactly the host's kernel build or None; *loaded* is the build held against it.
     Off the host only the kernel is asked: what the machine itself must have is left out.
     """
     row = program.variant(variant)
@@ -263,7 +239,9 @@ def assess(
         for need in reversed(said_once.values())
     ]
     wanted = any(n.kind == "btf" and n.subject == "kernel" for n in requirements)
-    reasons += relocation_reasons(outcomes, wanted=wanted, learned=past, optional=optional)
+    if loaded:
+        reasons = [spared(reason, loaded.dead) for reason in reasons]
+    reasons += relocation_reasons(loaded.outcomes if loaded else None, wanted=wanted, learned=past, optional=optional)
     reasons = without_spares(reasons)
     if refusal:
         need = Requirement("load", variant, "corollout")

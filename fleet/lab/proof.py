@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from btf.core.minimise import minimise
-from btf.core.relocate import relocate
 from btf.fault import Fault, printable
 from btf.format.parse import parse_btf
 from btf.format.types import Btf
 from fleet.compatibility.choose import why
 from fleet.compatibility.decide import assess
 from fleet.compatibility.host_needs import host_needs
+from fleet.compatibility.loaded import load
 from fleet.compatibility.outcome import SILENT, Agreement, Outcome, Proof, agreement, boot_policy, read_outcome
 from fleet.compatibility.requirements import infer
 from fleet.compatibility.sources import CachedTypes, Known
@@ -204,9 +204,9 @@ def _run(guest: _Guest, stop: threading.Event) -> tuple[machine.Run, list[Cell]]
 def predict(subject: Subject, facts: Facts, btf: Btf | None) -> Assessment:
     """Return what the fleet would decide of this build on a host with these facts."""
     known = Known(facts, CachedTypes(btf) if btf else None, external_btf=subject.variant == "core-btf")
-    outcomes = relocate(subject.parsed, btf) if btf and subject.parsed.relocations else None
+    loaded = load(subject.parsed, btf, str(facts.value("kernel.release", ""))) if btf else None
     needs = (*infer(subject.parsed), *host_needs(subject.parsed))
-    return assess(subject.program, subject.variant, needs, known, outcomes, build=subject.build)
+    return assess(subject.program, subject.variant, needs, known, loaded, build=subject.build)
 
 
 def read_report(report: bytes) -> tuple[Facts | None, dict[int, Outcome]]:

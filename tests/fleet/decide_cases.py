@@ -12,6 +12,7 @@ import msgspec
 
 from fleet.compatibility.choose import Kernels, Material, choose
 from fleet.compatibility.decide import Learned
+from fleet.compatibility.loaded import Loaded
 from fleet.compatibility.verdict import Choice, Evidence, Requirement
 from inventory.facts import SCHEMA, Facts, parse_facts
 from probes.catalogue import Program
@@ -70,7 +71,7 @@ def facts(changes: Mapping[str, Any] | None = None, only: Mapping[str, Any] | No
 def materials(case: Mapping[str, Any]) -> dict[str, Material]:
     needs = tuple(Requirement(**r) for r in case.get("requirements", BASE["requirements"])["core"])
     outcomes = case.get("outcomes", BASE["outcomes"])
-    resolve = None if outcomes is None else lambda _btf: [Relocated(**o) for o in outcomes]
+    resolve = None if outcomes is None else lambda _btf, _release: Loaded([Relocated(**o) for o in outcomes])
     found = {
         "core": Material("sha256:core", needs, resolve),
         "core-btf": Material("sha256:core-btf", needs, resolve),
