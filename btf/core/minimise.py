@@ -28,7 +28,8 @@ from btf.objects.object import BpfObject
 def minimise(objects: Iterable[BpfObject], target: Btf) -> bytes:
     """Return BTF, in the byte order of *target*, that serves the relocations of *objects* as *target* does.
 
-    Type ids are positions: when an object asks for one (``target_type_id``), nothing can be left out.
+    Type ids are positions: when an object asks for one (``target_type_id``), nothing can be left out. Nor where a
+    struct has a name twice, which C does not allow: libbpf then counts members that are not on the way.
     """
     kept = _Kept(target)
     objects = list(objects)
@@ -36,11 +37,27 @@ def minimise(objects: Iterable[BpfObject], target: Btf) -> bytes:
         spare = _spare(objects, target)
         for obj in objects:
             for kind, path in matched_paths(obj, target):
-                if kind == RelocationKind.TARGET_TYPE_ID:
+                if kind == RelocationKind.TARGET_TYPE_ID or not _leads(path):
                     return encode_btf(_in_place(target), big_endian=target.big_endian)
                 if path.root not in spare:
                     kept.path(kind, path)
     return encode_btf(kept.types(), big_endian=target.big_endian)
+
+
+def _leads(path: Path) -> bool:
+    """Whether the indices that libbpf counted lead where *path* ends."""
+    btf, id_ = path.btf, path.btf.resolved(path.root)
+    end = None
+    for index in path.raw[1:]:
+        type_ = btf[id_]
+        if isinstance(type_, Composite) and index < len(type_.members):
+            end, id_ = (id_, index), btf.resolved(type_.members[index].type)
+        elif isinstance(type_, Array):
+            id_ = btf.resolved(type_.type)
+            end = id_, index
+        else:
+            return False
+    return end is None or end == (path.last.type, path.last.at)
 
 
 def _in_place(target: Btf) -> Iterator[BtfType]:
