@@ -7,7 +7,7 @@ python=$1 venv=$2
 # command-to-look-for:package
 needs=(
   python3:python3 clang:clang llvm-strip:llvm gcc:gcc bpftool:bpftool sshd:openssh-server ssh-keygen:openssh-client ip:iproute2
-  iptables:iptables ipset:ipset make:make xz:xz-utils git:git strace:strace ps:procps busybox:busybox-static gpg:gpg
+  iptables:iptables ipset:ipset make:make xz:xz-utils git:git strace:strace ps:procps busybox:busybox-static gpg:gpg gpg-agent:gpg-agent
   qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs
   zstd:zstd lz4:lz4 lzop:lzop bzip2:bzip2
 )
