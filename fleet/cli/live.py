@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from btf.fault import EXIT_UNREACHABLE, Fault
+from fleet.cli.drive import executors
 from fleet.cli.hosts import selected
 from fleet.cli.output import emit, narrate, output_option, table
-from fleet.cli.rollout import executors
 from fleet.cli.settings import Settings, pass_settings
 from probes.catalogue import find_program
 from probes.records import RecordMalformed, parse_record

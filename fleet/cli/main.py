@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "check": ("fleet.cli.check", "check", "Would this object load on that kernel? No host is touched."),
     "explain": ("fleet.cli.decide", "explain", "Why a host gets the variant it gets, or an error code in full."),
     "report": ("fleet.cli.decide", "report", "One page per kernel: what runs, what does not, what unlocks it."),
-    "plan": ("fleet.cli.decide", "plan", "Per host: variant, reason, what changes; frozen into waves."),
+    "plan": ("fleet.cli.plan", "plan", "Per host: variant, reason, what changes; frozen into waves."),
     "rollout": ("fleet.cli.rollout", "rollout", "Carry out a plan: start, watch, pause, halt, roll back."),
     "status": ("fleet.cli.live", "status", "What hosts really run now, read back from their kernels."),
     "records": ("fleet.cli.live", "records", "What a program on a host has seen."),

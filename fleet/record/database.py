@@ -32,7 +32,7 @@ from fleet.record.rollout_store import RolloutStore
 from fleet.record.window_queries import WindowQueries
 
 APPLICATION_ID = 0x43524F4C  # "CROL" in the file's header: how a record is told from any other SQLite file
-REVISIONS = ("0001", "0002")  # in order; the last is the schema of this code
+REVISIONS = ("0001", "0002", "0003")  # in order; the last is the schema of this code
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 

@@ -1,0 +1,129 @@
+"""Looking at rollouts: plans, list, status, history, watch. Nothing here changes anything."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from btf.fault import printable
+from fleet.cli.drive import tell
+from fleet.cli.output import emit, emit_document, output_option, table
+from fleet.cli.settings import Settings, pass_settings
+
+WATCH_S = 0.5
+
+
+@click.command("plans")
+@output_option
+@pass_settings
+def list_plans(settings: Settings, output: str) -> None:
+    """List saved plans, newest first."""
+    with settings.record() as record:
+        rows = [
+            {
+                "id": p.id, "program": p.program, "created": _when(p.created_at), "digest": p.digest,
+                "hosts": sum(len(w["hosts"]) for w in p.document["waves"]), "waves": len(p.document["waves"]),
+            }
+            for p in record.plans()
+        ]  # fmt: skip
+    columns = {c: c for c in ("id", "program", "hosts", "waves", "created")}
+    emit("plans", rows, columns, output, wide={"digest": "digest"}, key="plans")
+
+
+@click.command("list")
+@output_option
+@pass_settings
+def list_rollouts(settings: Settings, output: str) -> None:
+    """List rollouts, newest first, those that wait for a person marked."""
+    with settings.record() as record:
+        rows = [_summary(view) for view in record.rollouts()]
+    columns = {c: c for c in ("id", "program", "state", "wave", "reason", "created")}
+    emit("rollouts", rows, columns, output, wide={"controller": "controller", "plan": "plan"}, key="rollouts")
+
+
+@click.command()
+@click.argument("rollout_id")
+@output_option
+@pass_settings
+@click.pass_context
+def status(context: click.Context, settings: Settings, rollout_id: str, output: str) -> None:
+    """Show one rollout: waves, gates and the samples behind them, every host's step. Exit code by its state."""
+    from fleet.rollout.controller import driver
+    from fleet.rollout.engine import exit_of
+
+    with settings.record() as record:
+        view, steps = record.rollout(rollout_id), record.steps(rollout_id)
+    if output in ("json", "jsonl"):
+        emit_document("rollout", {"rollout": asdict(view), "steps": [asdict(s) for s in steps]})
+    else:
+        reason = f" ({view.reason})" if view.reason else ""
+        click.echo(f"{view.id}: {view.program} {view.state}{printable(reason)}")
+        waves = [[w.number, w.name, w.state, counts(w.steps), _gate(w.gate)] for w in view.waves]
+        click.echo(table(waves, ["wave", "name", "state", "hosts", "gate"]))
+        rows = [[s.wave, s.host, s.variant, s.state, s.token, s.attempts, s.detail] for s in steps]
+        click.echo(table(rows, ["wave", "host", "variant", "state", "token", "tries", "detail"]), nl=False)
+    context.exit(exit_of(view.state) if driver(view, time.time()) is None else 0)
+
+
+@click.command()
+@click.argument("rollout_id")
+@click.option("--limit", default=200, show_default=True)
+@output_option
+@pass_settings
+def history(settings: Settings, rollout_id: str, limit: int, output: str) -> None:
+    """Show the audit of one rollout: who did what to which host, with the fencing token."""
+    with settings.record() as record:
+        record.rollout(rollout_id)
+        rows = [{**asdict(e), "when": _when(e.at)} for e in record.events(0, limit, rollout_id=rollout_id)]
+    columns = {"when": "when", "actor": "actor", "verb": "verb", "host": "host", "from": "before", "to": "after",
+               "token": "token", "detail": "detail"}  # fmt: skip
+    emit("history", rows, columns, output, key="events")
+
+
+@click.command()
+@click.argument("rollout_id")
+@click.option("--timeout", default=0.0, help="Stop watching after this many seconds; 0: when it ends.")
+@pass_settings
+@click.pass_context
+def watch(context: click.Context, settings: Settings, rollout_id: str, timeout: float) -> None:
+    """Follow a rollout line by line until it ends or waits; changes nothing."""
+    from fleet.rollout.controller import driver
+    from fleet.rollout.engine import exit_of
+
+    begin, seen = time.monotonic(), 0
+    with settings.record() as record:
+        while True:
+            view = record.rollout(rollout_id)
+            for event in record.events(seen, 1000, rollout_id=rollout_id):
+                seen = event.id
+                tell(event)
+            if driver(view, time.time()) is None or (timeout and time.monotonic() - begin > timeout):
+                break
+            time.sleep(WATCH_S)
+    context.exit(exit_of(view.state))
+
+
+def _summary(view: Any) -> dict[str, Any]:
+    return {
+        "id": view.id, "program": view.program, "state": view.state, "wave": view.wave, "reason": view.reason,
+        "created": _when(view.created_at), "plan": view.plan_id, "controller": view.controller,
+    }  # fmt: skip
+
+
+def counts(steps: Any) -> str:
+    """Step counts in words."""
+    return ", ".join(f"{n} {state}" for state, n in sorted(steps.items()))
+
+
+def _gate(gate: Any) -> str:
+    return "" if not gate else str(gate.get("answer", ""))
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
+
+
+LOOKS = [list_plans, list_rollouts, status, history, watch]
