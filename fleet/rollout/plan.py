@@ -64,12 +64,17 @@ class PlannedHost:
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """Hosts that are done together, in a stated order, then baked for ``bake_s`` seconds."""
+    """Hosts that are done together, in a stated order, then baked for ``bake_s`` seconds.
+
+    ``window``: when it may be begun, and a host in it; empty for the settings' own. ``approval``: a person says when.
+    """
 
     number: int
     name: str
     bake_s: float
     hosts: tuple[PlannedHost, ...]
+    window: str = ""
+    approval: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,7 @@ class Plan:
     skipped: tuple[Skipped, ...] = ()
     shared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # variant → spec without the host's own part
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # host → its part
+    controls: tuple[str, ...] = ()  # hosts of the last wave: without the program until then, to compare others with
 
     @property
     def hosts(self) -> tuple[PlannedHost, ...]:
@@ -191,7 +197,7 @@ def make_plan(
                 "release": seen.value("kernel.release") if seen else None,
             },
         }
-    waves, waiting = make_waves(ready, settings)
+    waves, waiting, controls = make_waves(ready, settings)
     skipped += waiting
     planned_hosts = {h.host for w in waves for h in w.hosts}
     used = {h.variant for w in waves for h in w.hosts}
@@ -204,6 +210,7 @@ def make_plan(
         skipped=tuple(sorted(skipped, key=lambda s: s.host)),
         shared={v: _shared(program, v, builds[v], generation, budget) for v in sorted(used)},
         own={name: part for name, part in own.items() if name in planned_hosts},
+        controls=controls,
     )
 
 
@@ -238,10 +245,11 @@ def _unfit(
 
 def make_waves(
     ready: Sequence[tuple[PlannedHost, bool]], settings: WaveSettings
-) -> tuple[tuple[Wave, ...], list[Skipped]]:
+) -> tuple[tuple[Wave, ...], list[Skipped], tuple[str, ...]]:
     """Split hosts into waves (see :class:`WaveSettings`); a host marked True may only be a canary, the rest wait.
 
-    Within a wave, hosts of different kernel builds and variants take turns, so that an early wave sees them all.
+    Within a wave, hosts of different kernel builds and variants take turns, so that an early wave sees them all. Also
+    returns who waits, and the controls by name: the last wave's alone.
     """
     strata: dict[tuple[str, str, bool], list[PlannedHost]] = {}
     for host, trial in ready:
@@ -254,17 +262,23 @@ def make_waves(
         if key[2]
         for h in strata[key][1:]
     ]
-    rest = _take_turns([strata[key][1:] for key in sorted(strata) if not key[2]])
     if not canaries:
-        return (), waiting
+        return (), waiting, ()
+    known = [strata[key] for key in sorted(strata) if not key[2]]
+    kept = [group[len(group) - max(0, min(settings.control_hosts, len(group) - 2)) :] for group in known]
+    rest = _take_turns([group[1 : len(group) - len(k)] for group, k in zip(known, kept, strict=True)])
+    controls = _take_turns(kept)
     waves = [Wave(0, "canary", settings.canary_bake_s, canaries)]
-    total, done, at = len(canaries) + len(rest), len(canaries), 0
+    total, free, done = len(canaries) + len(rest) + len(controls), len(canaries) + len(rest), len(canaries)
+    rest += controls
     for percent in settings.percents:
-        target = min(total, max(math.ceil(total * percent / 100), done + 1))
-        if size := target - done:
-            waves.append(Wave(len(waves), f"to {percent:g} %", settings.bake_s, tuple(rest[at : at + size])))
-            done, at = target, at + size
-    return tuple(waves), waiting
+        at = done - len(canaries)
+        target = min(total if percent == 100 else free, max(math.ceil(total * percent / 100), done + 1))
+        if target > done:
+            hosts = tuple(rest[at : at + target - done])
+            waves.append(Wave(len(waves), f"to {percent:g} %", settings.bake_s, hosts))
+            done = target
+    return tuple(waves), waiting, tuple(sorted(h.host for h in controls))
 
 
 def _take_turns(groups: Sequence[Sequence[PlannedHost]]) -> list[PlannedHost]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from btf.fault import EXIT_USAGE, Fault
 
@@ -21,7 +22,9 @@ class WaveSettings:
 
     Wave 0 is one canary per kernel build and variant. Then each of ``percents`` is the share of all feasible hosts that
     is done after that wave, canaries included, **rounded up**, and at least one host more than before; a wave that
-    would be empty is left out. So 3 hosts give waves of 1, 1, 1, and 1,000 give 1, 49, 200, 750.
+    would be empty is left out. So 3 hosts give waves of 1, 1, 1, and 1,000 give 1, 49, 200, 750. Of every kernel build
+    and variant with at least 3 hosts, ``control_hosts`` (as many as leave two others) are kept for the last wave, to
+    compare with until then.
 
     A gate compares against *finished* hosts, **rounded down**: 2 % of 10 is none. Canaries may never fail.
     """
@@ -31,6 +34,12 @@ class WaveSettings:
     bake_s: float = 300.0
     deadline_s: float = 600.0  # for one host, from its first touch
     parallel: int = 25
+    control_hosts: int = 1  # per kernel build and variant; 0: none
+    window: str = ""  # when a wave or a host may be begun, as fleet.rollout.windows reads it; empty: at any time
+    approval: bool = False  # a person approves the plan before it starts
+    on_fail: Literal["halt", "rollback", "freeze"] = "halt"  # what a failed gate leads to
+    kernel_halts_alone: bool = False  # a kernel build that fails its gate halts alone, the others go on
+    join: bool = True  # hosts that come later join the last wave
     try_unknown: bool = False  # may one canary per kernel build and variant try where evidence is missing?
     failed_percent: float = 2.0
     failed_cap: int = 20  # failed hosts in one wave, whatever the percentage says
@@ -47,5 +56,7 @@ class WaveSettings:
             raise SettingsWrong("parallel, samples and breaches must be at least 1, breaches at most samples")
         if min(self.canary_bake_s, self.bake_s, self.failed_percent, self.unreachable_percent, self.failed_cap) < 0:
             raise SettingsWrong("a time, percentage or cap is negative")
+        if self.control_hosts < 0:
+            raise SettingsWrong("a number of control hosts is negative")
         if self.deadline_s <= 0 or self.sample_errors < 0:
             raise SettingsWrong("the deadline must be positive and sample_errors not negative")

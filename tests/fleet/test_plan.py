@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ SETTINGS = st.builds(
     WaveSettings,
     percents=st.lists(st.integers(1, 99), unique=True, max_size=4).map(lambda p: (*map(float, sorted(p)), 100.0)),
     try_unknown=st.booleans(),
+    control_hosts=st.integers(0, 4),
 )
 READY = st.lists(
     st.tuples(st.sampled_from("abcd"), st.sampled_from(["core", "bcc", "fallback"]), st.booleans()), max_size=120
@@ -82,7 +84,7 @@ READY = st.lists(
 @given(READY, SETTINGS)
 @settings(max_examples=200, deadline=None)
 def test_waves_partition_the_feasible_hosts(ready: list[tuple[PlannedHost, bool]], careful: WaveSettings) -> None:
-    waves, waiting = make_waves(ready, careful)
+    waves, waiting, _ = make_waves(ready, careful)
     planned = [h.host for w in waves for h in w.hosts]
     assert len(planned) == len(set(planned))
     assert sorted(planned + [s.host for s in waiting]) == [h.host for h, _ in ready]
@@ -95,7 +97,7 @@ def test_waves_partition_the_feasible_hosts(ready: list[tuple[PlannedHost, bool]
 def test_wave_zero_has_one_canary_per_kernel_and_variant(
     ready: list[tuple[PlannedHost, bool]], careful: WaveSettings
 ) -> None:
-    waves, _ = make_waves(ready, careful)
+    waves, _, _ = make_waves(ready, careful)
     strata = {(h.kernel_id, h.variant, trial) for h, trial in ready}
     trials = {h.host for h, trial in ready if trial}
     canaries = [(h.kernel_id, h.variant, h.host in trials) for h in (waves[0].hosts if waves else ())]
@@ -104,11 +106,25 @@ def test_wave_zero_has_one_canary_per_kernel_and_variant(
 
 
 @given(READY, SETTINGS)
+@settings(max_examples=200, deadline=None)
+def test_controls_are_in_the_last_wave_alone_and_leave_a_canary_and_another(
+    ready: list[tuple[PlannedHost, bool]], careful: WaveSettings
+) -> None:
+    waves, _, controls = make_waves(ready, careful)
+    early = {h.host for w in waves[:-1] for h in w.hosts}
+    assert not early & set(controls)
+    assert set(controls) <= {h.host for w in waves[-1:] for h in w.hosts}
+    sizes = Counter((h.kernel_id, h.variant) for h, trial in ready if not trial)
+    kept = Counter((h.kernel_id, h.variant) for h, _ in ready if h.host in controls)
+    assert {s: kept[s] for s in sizes} == {s: max(0, min(careful.control_hosts, n - 2)) for s, n in sizes.items()}
+
+
+@given(READY, SETTINGS)
 @settings(max_examples=100, deadline=None)
 def test_no_wave_is_wider_than_its_percentage_allows(
     ready: list[tuple[PlannedHost, bool]], careful: WaveSettings
 ) -> None:
-    waves, _ = make_waves(ready, careful)
+    waves, _, _ = make_waves(ready, careful)
     total = sum(len(w.hosts) for w in waves)
     done = len(waves[0].hosts) if waves else 0
     for wave in waves[1:]:
