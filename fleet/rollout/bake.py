@@ -15,8 +15,8 @@ from btf.fault import Fault
 from fleet.record.views import SampleView, StepView
 from fleet.rollout.gate import judge_wave
 from fleet.rollout.states import LIVE_STEPS
-from fleet.rollout.steps import Work
 from fleet.rollout.watch import measured_at, missing_sample, observe, sample_of
+from fleet.rollout.work import Work
 from inventory.connect.errors import Refused, Unreachable
 from probes.manifest import Budget
 

@@ -32,10 +32,12 @@ from fleet.record.views import EventView
 from fleet.rollout.clock import Clock, SystemClock
 from fleet.rollout.controller import claimed, new_id
 from fleet.rollout.execute import ExecutorFactory
+from fleet.rollout.journal import Document
 from fleet.rollout.plan import load_plan
+from fleet.rollout.rollback import roll_back
 from fleet.rollout.states import ROLLING_BACK, STATES
-from fleet.rollout.steps import Work
-from fleet.rollout.workflow import Document, drive, roll_back
+from fleet.rollout.work import Work
+from fleet.rollout.workflow import drive
 
 # Raised by hand when legs begun by older code could not be resumed by newer code.
 PROTOCOL = "1"

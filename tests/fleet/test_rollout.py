@@ -16,10 +16,13 @@ from btf.fault import Fault
 from fleet.compatibility.verdict import Choice, Verdict
 from fleet.record import Record, open_record
 from fleet.record.errors import ClaimRefused
+from fleet.rollout.answers import ANSWERS
+from fleet.rollout.phases import AFTER
 from fleet.rollout.plan import Plan, load_plan
+from fleet.rollout.rollback import roll_back
 from fleet.rollout.states import PHASES, STATES, VERBS
-from fleet.rollout.steps import Work
-from fleet.rollout.workflow import _AFTER, _ANSWERS, drive, roll_back
+from fleet.rollout.work import Work
+from fleet.rollout.workflow import drive
 
 
 class PlainJournal:
@@ -428,8 +431,8 @@ def test_every_state_but_the_last_has_an_exit() -> None:
 
 
 def test_every_verb_and_phase_has_its_arm() -> None:
-    assert set(_ANSWERS) == set(VERBS)
-    assert set(_AFTER) == set(PHASES)
+    assert set(ANSWERS) == set(VERBS)
+    assert set(AFTER) == set(PHASES)
 
 
 # Rollback
@@ -502,9 +505,6 @@ def test_a_bug_met_on_one_host_fails_that_host_only(start) -> None:
 
 
 def test_faults_of_this_room_have_codes_of_their_own() -> None:
-    import fleet.rollout.engine
-    import fleet.rollout.execute.artefacts
-    import fleet.rollout.steps  # noqa: F401
 
     ours = [c for c in _subclasses(Fault) if c.__module__.startswith(("fleet.rollout", "fleet.record"))]
     codes = [c.code for c in ours]
