@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "report": ("fleet.cli.decide", "report", "One page per kernel: what runs, what does not, what unlocks it."),
     "plan": ("fleet.cli.plan", "plan", "Per host: variant, reason, what changes; frozen into waves."),
     "rollout": ("fleet.cli.rollout", "rollout", "Carry out a plan: start, watch, pause, halt, roll back."),
+    "drift": ("fleet.cli.drift", "drift", "Which hosts do not run what they should; keeps leases."),
     "status": ("fleet.cli.live", "status", "What hosts really run now, read back from their kernels."),
     "records": ("fleet.cli.live", "records", "What a program on a host has seen."),
     "policy": ("fleet.cli.policy", "policy", "Compile network policies and ask them questions."),

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from fleet.record.access import Access, make_engine
 from fleet.record.control_store import ControlStore
+from fleet.record.drift_store import DriftStore
 from fleet.record.errors import (
     NotARecord,
     RecordMissing,
@@ -36,7 +37,7 @@ REVISIONS = ("0001", "0002", "0003")  # in order; the last is the schema of this
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class Record(RolloutStore, ControlStore, ProofStore, HostQueries, RolloutQueries, WindowQueries):
+class Record(RolloutStore, ControlStore, ProofStore, DriftStore, HostQueries, RolloutQueries, WindowQueries):
     """An open record: every read and write of the product."""
 
     def joined(self, session: Session) -> Record:

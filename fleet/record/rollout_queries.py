@@ -69,7 +69,7 @@ class RolloutQueries(Access):
             .order_by(StepRow.host, StepRow.rollout_id)
         )
         with self.reading() as session:
-            rows = [(row, program, _document(row.document) or {}) for row, program in session.execute(failed)]
+            rows = [(row, program, document_of(row.document) or {}) for row, program in session.execute(failed)]
             return [
                 Rejection(program, row.variant, row.build, row.kernel_id, row.host, row.rollout_id, said)
                 for row, program, said in rows
@@ -178,7 +178,7 @@ def step_view(row: StepRow) -> StepView:
         rollout_id=row.rollout_id, host=row.host, wave=row.wave, variant=row.variant, build=row.build,
         kernel_id=row.kernel_id, state=row.state, attempts=row.attempts, token=row.token,
         revert_token=row.revert_token, previous=row.previous, detail=row.detail,
-        document=_document(row.document), started_at=row.started_at, ended_at=row.ended_at,
+        document=document_of(row.document), started_at=row.started_at, ended_at=row.ended_at,
     )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def _sample(row: SampleRow) -> SampleView:
         host=row.host, program=row.program, rollout_id=row.rollout_id, wave=row.wave, at=row.at, outcome=row.outcome,
         window_s=row.window_s, cpu_percent=row.cpu_percent, ns_per_event=row.ns_per_event, events=row.events,
         memory_bytes=row.memory_bytes, lost=row.lost, loss_percent=row.loss_percent, tripped=row.tripped,
-        document=_document(row.document) or {}, id=row.id,
+        document=document_of(row.document) or {}, id=row.id,
     )  # fmt: skip
 
 
@@ -198,8 +198,8 @@ def _event(row: AuditRow) -> EventView:
     )  # fmt: skip
 
 
-def _document(text: str | None) -> dict[str, Any] | None:
-    """A kept document; one that was cut at the size limit is no longer JSON and is not shown."""
+def document_of(text: str | None) -> dict[str, Any] | None:
+    """Return a kept document; one that was cut at the size limit is no longer JSON and is not shown."""
     if text is None:
         return None
     try:

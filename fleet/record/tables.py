@@ -175,6 +175,20 @@ class AssignmentRow(Base):
     since: Mapped[float] = mapped_column(Float)
 
 
+class DriftRow(Base):
+    """One way in which a host differed from its assignments when it was last looked at; gone when it is mended."""
+
+    __tablename__ = "drift"
+    host: Mapped[str] = mapped_column(ForeignKey("host.name", ondelete="CASCADE"), primary_key=True)
+    program: Mapped[str] = mapped_column(Name, primary_key=True)  # empty: the whole host
+    kind: Mapped[str] = mapped_column(String(24), primary_key=True)  # of fleet.rollout.drift.KINDS
+    wanted: Mapped[str] = mapped_column(Text)
+    seen: Mapped[str] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Text)
+    first_seen: Mapped[float] = mapped_column(Float)
+    last_seen: Mapped[float] = mapped_column(Float)
+
+
 class SampleRow(Base):
     """One look at one program on one host. Cost in percent of one core, times in ns, memory in bytes.
 

@@ -254,6 +254,41 @@ class AssignmentView:
 
 
 @dataclass(frozen=True, slots=True)
+class Desired:
+    """What one host should run. ``answer`` is the agent's, read back from the kernel when it was attached."""
+
+    host: str
+    program: str
+    variant: str
+    build: str
+    token: int
+    rollout_id: str
+    kernel_id: str
+    answer: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One way in which a host is not as it should be. ``program`` is empty for what concerns the whole host."""
+
+    host: str
+    program: str
+    kind: str
+    wanted: str
+    seen: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriftView:
+    """A difference as the record keeps it; times in seconds since the epoch."""
+
+    difference: Difference
+    first_seen: float
+    last_seen: float
+
+
+@dataclass(frozen=True, slots=True)
 class Imported:
     """What an import did, by host name, each sorted."""
 

@@ -15,8 +15,13 @@ from btf.fault import Fault
 from fleet.record.views import SampleView, StepView
 from fleet.rollout.gate import judge_wave
 from fleet.rollout.states import LIVE_STEPS
+<<<<<<< HEAD
 from fleet.rollout.watch import measured_at, missing_sample, observe, sample_of
 from fleet.rollout.work import Work
+=======
+from fleet.rollout.steps import Work
+from fleet.rollout.watch import lease_due, measured_at, missing_sample, sample_of
+>>>>>>> 8f62c79 (Drift: what hosts should run held against what they say, kept and audited; each look keeps leases)
 from inventory.connect.errors import Refused, Unreachable
 from probes.manifest import Budget
 
@@ -107,10 +112,7 @@ def _sample(work: Work, step: StepView) -> SampleView:
 def _renew(work: Work, step: StepView, executor: Any, status: Any) -> None:
     """Extend a lease that is past its half: a rollout that is watched is a rollout that is wanted."""
     lease_s = work.specs[step.host]["lease_s"]
-    lease = observe(status, work.plan.program).entry.get("lease")
-    expires = lease.get("expires") if isinstance(lease, dict) else None
-    now = status.get("now")
-    if lease_s and isinstance(expires, int | float) and isinstance(now, int | float) and expires - now < lease_s / 2:
+    if lease_due(status, work.plan.program, lease_s):
         executor.renew(work.plan.program, lease_s)
 
 

@@ -130,6 +130,13 @@ def measured_at(status: Mapping[str, Any], program: str) -> float | None:
     return _number(_mapping(observe(status, program).entry.get("sample")).get("at"))
 
 
+def lease_due(status: Mapping[str, Any], program: str, lease_s: float) -> bool:
+    """Whether a lease of *lease_s* seconds is past its half, by the host's clock."""
+    expires = _number(_mapping(observe(status, program).entry.get("lease")).get("expires"))
+    now = _number(status.get("now"))
+    return lease_s > 0 and expires is not None and now is not None and expires - now < lease_s / 2
+
+
 def missing_sample(
     host: str, program: str, rollout_id: str, wave: int, at: float, *, outcome: str, detail: str
 ) -> SampleView:

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from probes.agent import scope as scopes
 from probes.agent.faults import HOLDER_GONE, INTERRUPTED, NOT_IN_KERNEL, REBOOTED, SpecMalformed
 from probes.agent.observe import observe
+from probes.agent.others import others
 from probes.agent.process import alive
 from probes.agent.spec import check_spec
 from probes.agent.state import Place, programs, read_json
@@ -111,7 +112,7 @@ def status_document(root: str, only: Optional[str]) -> Dict[str, Any]:
         row = program_status(Place(root, name))
         if row:
             rows.append(row)
-    return {
+    document = {
         "schema": SCHEMA,
         "ok": True,
         "boot_id": scopes.boot_id(),
@@ -120,3 +121,6 @@ def status_document(root: str, only: Optional[str]) -> Dict[str, Any]:
         "agent": VERSION,
         "programs": rows,
     }
+    if not only:
+        document["others"] = others(p["id"] for row in rows for p in row["observed"]["programs"])
+    return document

@@ -184,7 +184,8 @@ class ScriptedExecutor:
             tripped = self.script.get("trip") and state["state"] == "running"
             document["programs"].append({
                 "program": "tcp-flow", "variant": "core", "build": state.get("build"), "token": state["token"],
-                "applied": state["applied"], "lease": None, "revert": None,
+                "applied": state["applied"], "revert": None,
+                "lease": {"expires": 1.0 + self.script["lease"]} if "lease" in self.script else None,
                 "state": "tripped" if tripped else state["state"],
                 "reason": "COR-AGT-020: cpu_percent 9 over 1" if tripped else None,
                 "observed": {"alive": state["state"] == "running" and not tripped},
