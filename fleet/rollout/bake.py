@@ -15,13 +15,8 @@ from btf.fault import Fault
 from fleet.record.views import SampleView, StepView
 from fleet.rollout.gate import judge_wave
 from fleet.rollout.states import LIVE_STEPS
-<<<<<<< HEAD
-from fleet.rollout.watch import measured_at, missing_sample, observe, sample_of
-from fleet.rollout.work import Work
-=======
-from fleet.rollout.steps import Work
 from fleet.rollout.watch import lease_due, measured_at, missing_sample, sample_of
->>>>>>> 8f62c79 (Drift: what hosts should run held against what they say, kept and audited; each look keeps leases)
+from fleet.rollout.work import Work
 from inventory.connect.errors import Refused, Unreachable
 from probes.manifest import Budget
 
