@@ -6,6 +6,7 @@ because ``run_time_ns`` leaves out the trampoline: an empty uprobe reports 35 ns
 switched on for a part of each interval only, since they cost too. Reads and asks; stops nothing.
 """
 
+import os
 import time
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -36,12 +37,21 @@ HOOKS: Mapping[str, str] = {
 }
 
 
+_TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
+
+
 def process_cpu_ns(pid: int) -> Optional[int]:
-    """Return the CPU time of all threads of *pid* in nanoseconds; None when it is gone."""
+    """Return the CPU time of all threads of *pid*, and of the commands it ran, in nanoseconds; None when it is gone."""
     try:
-        return int(time.clock_gettime((~pid << 3) | 2) * 1e9)  # the kernel's CPU clock of another process
+        own = int(time.clock_gettime((~pid << 3) | 2) * 1e9)  # the kernel's CPU clock of another process
     except OSError:
         return None
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            fields = file.read(4096).rpartition(b")")[2].split()
+        return own + (int(fields[13]) + int(fields[14])) * _TICK_NS  # cutime, cstime: children that it waited for
+    except (OSError, ValueError, IndexError):
+        return own
 
 
 def resident_bytes(pid: int) -> int:
@@ -182,6 +192,7 @@ class Meter:
             "lost": lost,
             "records": records,
             "loss_percent": round(100.0 * lost / seen, 4) if seen else 0.0,
+            "calibrated": None if kernel is None else bool(self._calibration.get("attach_ns")),
         }
         self._begin(now)
         return document

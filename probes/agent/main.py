@@ -8,6 +8,7 @@ import socket
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
+from probes.agent import ask as service
 from probes.agent import calibrate as calibration
 from probes.agent import child_bcc, child_fallback, revert, store
 from probes.agent.apply import CHECKS, Attempt, apply, lease
@@ -104,6 +105,10 @@ def _facts(_options: argparse.Namespace) -> Answer:
     return dict(collect())
 
 
+def _ask(options: argparse.Namespace) -> Answer:
+    return service.ask(options.state, service.read_question(options.question))
+
+
 def _calibrate(options: argparse.Namespace) -> Answer:
     return calibration.measure(options.state, options.runner or calibration.any_runner(options.state))
 
@@ -166,6 +171,9 @@ VERBS: Dict[str, Verb] = {
     ),
     "remove": Verb(_remove, (_PROGRAM, _TOKEN, _WAIT), "undo everything of a program"),
     "facts": Verb(_facts, (), "what this host can do"),
+    "ask": Verb(
+        _ask, (("--question", {"required": True, "metavar": "FILE"}),), "ask a service here, and how long it takes"
+    ),
     "calibrate": Verb(_calibrate, (("--runner", {"metavar": "DIGEST"}),), "measure what attaching costs here"),
     "hold": Verb(_hold, (_SPEC, _PROGRAM, ("--control", {"type": int}))),
     "revert": Verb(_revert, (_PROGRAM, _TOKEN)),
