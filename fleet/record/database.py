@@ -26,6 +26,7 @@ from fleet.record.errors import (
     SchemaOlder,
     as_fault,
 )
+from fleet.record.evidence import Evidence
 from fleet.record.proof_store import ProofStore
 from fleet.record.queries import HostQueries
 from fleet.record.rollout_queries import RolloutQueries
@@ -37,7 +38,7 @@ REVISIONS = ("0001", "0002", "0003")  # in order; the last is the schema of this
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class Record(RolloutStore, ControlStore, ProofStore, DriftStore, HostQueries, RolloutQueries, WindowQueries):
+class Record(RolloutStore, ControlStore, ProofStore, DriftStore, HostQueries, RolloutQueries, WindowQueries, Evidence):
     """An open record: every read and write of the product."""
 
     def joined(self, session: Session) -> Record:

@@ -98,7 +98,7 @@ class RolloutQueries(Access):
         if since is not None:
             statement = statement.where(SampleRow.at >= since)
         with self.reading() as session:
-            return [_sample(row) for row in reversed(session.execute(statement).scalars().all())]
+            return [sample_view(row) for row in reversed(session.execute(statement).scalars().all())]
 
     def sample_counts(self, rollout_id: str, wave: int, *, since: float) -> dict[str, dict[str, int]]:
         """Return how many samples each host of a wave gave since then, by host and outcome."""
@@ -182,7 +182,8 @@ def step_view(row: StepRow) -> StepView:
     )  # fmt: skip
 
 
-def _sample(row: SampleRow) -> SampleView:
+def sample_view(row: SampleRow) -> SampleView:
+    """Return the value that a sample's row stands for."""
     return SampleView(
         host=row.host, program=row.program, rollout_id=row.rollout_id, wave=row.wave, at=row.at, outcome=row.outcome,
         window_s=row.window_s, cpu_percent=row.cpu_percent, ns_per_event=row.ns_per_event, events=row.events,

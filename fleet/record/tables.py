@@ -202,7 +202,7 @@ class SampleRow(Base):
     rollout_id: Mapped[str | None] = mapped_column(String(40))
     wave: Mapped[int | None] = mapped_column(Integer)
     at: Mapped[float] = mapped_column(Float)
-    outcome: Mapped[str] = mapped_column(String(16), default="ok")  # ok|idle|absent|rebooted|unreachable|error
+    outcome: Mapped[str] = mapped_column(String(16), default="ok")  # ok|idle|absent|rebooted|unreachable|error|control
     window_s: Mapped[float] = mapped_column(Float)
     cpu_percent: Mapped[float | None] = mapped_column(Float)
     ns_per_event: Mapped[float | None] = mapped_column(Float)
@@ -216,6 +216,29 @@ class SampleRow(Base):
 
 Index("sample_by_rollout", SampleRow.rollout_id, SampleRow.wave, SampleRow.host)
 Index("sample_by_host", SampleRow.host, SampleRow.program, SampleRow.at)
+
+
+class ServiceSampleRow(Base):
+    """One round of asking a service on one host, times in microseconds. Kept as long as its rollout."""
+
+    __tablename__ = "service_sample"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"))
+    wave: Mapped[int] = mapped_column(Integer)
+    host: Mapped[str] = mapped_column(Name)
+    role: Mapped[str] = mapped_column(String(16))  # canary|control
+    moment: Mapped[str] = mapped_column(String(16))  # before|after the program came to the wave
+    round: Mapped[float] = mapped_column(Float)  # when the round began: the same for all that were asked together
+    at: Mapped[float] = mapped_column(Float)
+    outcome: Mapped[str] = mapped_column(String(16))  # ok|unreachable|error: was anybody asked
+    asked: Mapped[int] = mapped_column(Integer)
+    errors: Mapped[int] = mapped_column(Integer)
+    median_us: Mapped[float | None] = mapped_column(Float)
+    tail_us: Mapped[float | None] = mapped_column(Float)  # nine of ten answers were faster
+    document: Mapped[str] = mapped_column(Text)  # JSON: every latency, the first trouble
+
+
+Index("service_sample_by_wave", ServiceSampleRow.rollout_id, ServiceSampleRow.wave, ServiceSampleRow.round)
 
 
 class RequestRow(Base):

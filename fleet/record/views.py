@@ -199,6 +199,32 @@ class SampleView:
     document: Mapping[str, Any] = field(default_factory=dict)
     id: int = 0
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether no attach cost in it is a default: the host's own were used, or none were needed."""
+        cost = self.document.get("sample")
+        return not isinstance(cost, Mapping) or cost.get("calibrated") is not False
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """One round of asking a service on one host; see ``ServiceSampleRow`` for units and words."""
+
+    rollout_id: str
+    wave: int
+    host: str
+    role: str
+    moment: str
+    round: float
+    at: float
+    outcome: str = "ok"
+    asked: int = 0
+    errors: int = 0
+    median_us: float | None = None
+    tail_us: float | None = None
+    document: Mapping[str, Any] = field(default_factory=dict)
+    id: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class RequestView:

@@ -6,13 +6,14 @@ The host's own watchdog stops what costs too much; here that is only noticed. Si
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
 
 from btf.fault import Fault
 from fleet.record.views import SampleView, StepView
+from fleet.rollout.ask import ask_after, controls, wanted_rounds
 from fleet.rollout.gate import judge_wave
 from fleet.rollout.states import LIVE_STEPS
 from fleet.rollout.watch import lease_due, measured_at, missing_sample, sample_of
@@ -29,9 +30,15 @@ def watch_over(work: Work, wave: int, *, hold: bool) -> dict[str, Any]:
     With *hold* the rollout is paused, and only a person or a stop ends it. Returns ``{"over"}``: go to the gate; and
     ``{"canaries"}``: those of an earlier wave that tripped now, which no gate would look at again.
     """
+    policy = None if hold else work.plan.settings.service
+    due = work.clock.now()
     while True:
         tripped = [step for number in sorted({0, wave}) if number >= 0 for step in look(work, number)]
+        look_at_controls(work, wave)
         over = not hold and bool(tripped)
+        if policy is not None and not over and work.clock.now() >= due:
+            due = work.clock.now() + policy.every_s
+            ask_after(work, wave, policy)
         if not over:
             _rest(work, wave)
             over = not hold and _baked(work, wave)
@@ -52,11 +59,35 @@ def look(work: Work, wave: int) -> list[SampleView]:
     return tripped
 
 
+def look_at_controls(work: Work, wave: int) -> None:
+    """Look once at the hosts that *wave* leaves without the program: what befalls them too is not of its making."""
+    kept = controls(work, wave) if wave >= 0 else {}
+    with ThreadPoolExecutor(work.plan.settings.parallel, thread_name_prefix="control") as pool:
+        work.record.record_samples(pool.map(lambda host: _control_sample(work, host, wave), kept))
+
+
+def _control_sample(work: Work, host: str, wave: int) -> SampleView:
+    """What a control shows; an earlier build that runs there is measured, for comparison."""
+    program, at = work.plan.program, work.clock.now()
+    try:
+        with work.connect(work.host(host)) as executor:
+            status = executor.status(program)
+    except (Unreachable, Refused) as fault:
+        return missing_sample(host, program, work.rollout_id, wave, at, outcome="unreachable", detail=str(fault))
+    except Fault as fault:
+        return missing_sample(host, program, work.rollout_id, wave, at, outcome="error", detail=str(fault))
+    seen = sample_of(status, host=host, program=program, rollout_id=work.rollout_id, wave=wave, at=at, token=None,
+                     boot_id=None)  # fmt: skip
+    return replace(seen, outcome="control", tripped=False)
+
+
 def _rest(work: Work, wave: int) -> None:
     """Wait until the next look, or until a person asks or the work is stopped."""
     settings = work.plan.settings
     bake_s = next((w.bake_s for w in work.plan.waves if w.number == wave), 0.0)
     interval = min((spec["budget"]["interval_s"] for spec in work.specs.values()), default=5.0)
+    if settings.service is not None:
+        interval = min(interval, settings.service.every_s)
     until = work.clock.now() + max(0.2, min(interval, bake_s / (settings.samples + 1) or interval))
     while (left := until - work.clock.now()) > 0 and not work.stop.is_set() and not work.watching():
         work.clock.wait(work.stop, min(left, _SLICE_S))
@@ -72,6 +103,10 @@ def _baked(work: Work, wave: int) -> bool:
     live = work.record.steps(work.rollout_id, wave=wave, states=LIVE_STEPS)
     wanted = work.plan.settings.samples
     enough = all(counts.get(s.host, {}).get("ok", 0) >= wanted for s in live if not _silent(counts.get(s.host, {})))
+    policy = work.plan.settings.service
+    if policy is not None and live:
+        rounds = work.record.service_rounds(work.rollout_id, wave, "after", since=view.baking_since or 0.0)
+        enough = enough and rounds >= wanted_rounds(work, wave, policy)
     return enough or baked >= view.bake_s + work.plan.settings.deadline_s
 
 
@@ -119,7 +154,14 @@ def judge(work: Work, wave: int) -> dict[str, Any]:
     if not steps:
         return {"answer": "pass", "reason": "every host of the wave was skipped", "checks": [], "failed_kernels": []}
     budget = next(iter(work.specs.values()))["budget"]
-    verdict = judge_wave(steps, samples, msgspec.convert(budget, Budget), work.plan.settings, canary=wave == 0)
+    service = [
+        *work.record.service_samples(work.rollout_id, wave, moment="before"),
+        *work.record.service_samples(work.rollout_id, wave, moment="after", since=since),
+    ]
+    verdict = judge_wave(
+        steps, samples, msgspec.convert(budget, Budget), work.plan.settings, canary=wave == 0,
+        controls=controls(work, wave), service=service,
+    )  # fmt: skip
     return {
         "answer": verdict.answer,
         "reason": verdict.reason,

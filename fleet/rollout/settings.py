@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from btf.fault import EXIT_USAGE, Fault
+from fleet.rollout.service import Service
 
 
 class SettingsWrong(Fault):
@@ -47,6 +48,7 @@ class WaveSettings:
     samples: int = 3  # a healthy host needs this many before a gate concludes
     breaches: int = 2  # of the last `samples` samples over budget: the host breaches
     sample_errors: int = 4  # unreadable samples in a row that are tolerated
+    service: Service | None = None  # what users of the hosts would feel is measured by asking it
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.percents, self.percents[1:], strict=False))

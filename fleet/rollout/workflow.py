@@ -10,6 +10,7 @@ from __future__ import annotations
 from fleet.record import Record
 from fleet.rollout import bake
 from fleet.rollout.answers import answer_requests
+from fleet.rollout.ask import baseline
 from fleet.rollout.journal import Document, Journal
 from fleet.rollout.phases import AFTER, next_wave
 from fleet.rollout.states import BAKING, PAUSED, PLANNED, RUNNING
@@ -31,6 +32,8 @@ def perform(work: Work, phase: str, wave: int) -> Document:
     """Do what *phase* means for the hosts of *wave*."""
     if phase in ("bake", "hold"):
         return bake.watch_over(work, wave, hold=phase == "hold")
+    if phase == "apply" and (cut := baseline(work, wave)):
+        return {"phase": phase, "hosts": 0, "cut": cut}
     return bake.judge(work, wave) if phase == "gate" else carry(work, wave, phase)
 
 

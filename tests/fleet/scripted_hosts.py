@@ -92,6 +92,9 @@ class ScriptedHosts:
         self.script = script if script is not None else {}
         self.before: Callable[[str, str], None] = lambda host, verb: None  # called at each verb, before it acts
         self.after: Callable[[str, str], None] = lambda host, verb: None
+        self.service: Callable[[str, bool, Any], Any] = lambda host, running, question: {
+            "asked": question["count"], "errors": 0, "latencies_us": [1000.0] * question["count"]
+        }  # fmt: skip
 
     def connect(self, host: Host) -> Any:
         return self._open(host.name)
@@ -193,6 +196,12 @@ class ScriptedExecutor:
                 if state["state"] == "running" else None,
             })  # fmt: skip
         return document
+
+    def ask(self, question: Any) -> Any:
+        """``service[host]`` of the fleet says what is felt: called with the host and whether it runs the program."""
+        self._begin("ask")
+        running = self.fleet.seen(self.name)["state"] == "running"
+        return self.fleet.service(self.name, running, question)
 
     def renew(self, program: str, lease_s: float) -> Any:
         self._begin("renew")

@@ -59,6 +59,10 @@ class Executor(Protocol):
         """Return what the host observes (``corollout.status/1``)."""
         ...
 
+    def ask(self, question: Document) -> Document:
+        """Ask a service on the host: ``{"asked", "errors", "latencies_us", "trouble"}``. Changes nothing."""
+        ...
+
     def renew(self, program: str, lease_s: float) -> Document:
         """Extend a lease to *lease_s* seconds from now."""
         ...

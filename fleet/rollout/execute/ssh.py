@@ -74,6 +74,10 @@ class AgentExecutor:
         """Return the status document."""
         return self._verb("status", *(("--program", program) if program else ()), timeout=60.0)
 
+    def ask(self, question: Document) -> Document:
+        """Ask a service on the host."""
+        return self._verb("ask", "--question", "-", stdin=_json(question), timeout=120.0)
+
     def renew(self, program: str, lease_s: float) -> Document:
         """Extend a lease."""
         return self._verb("renew", "--program", program, "--lease-s", f"{lease_s:g}")

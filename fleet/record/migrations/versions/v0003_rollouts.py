@@ -12,6 +12,7 @@ down_revision = "0002"
 def upgrade() -> None:
     """Add each thing."""
     _drift()
+    _service_samples()
 
 
 def _drift() -> None:
@@ -28,3 +29,27 @@ def _drift() -> None:
         sa.ForeignKeyConstraint(["host"], ["host.name"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("host", "program", "kind"),
     )
+
+
+def _service_samples() -> None:
+    """Add what hosts' services answered, before and after."""
+    op.create_table(
+        "service_sample",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("rollout_id", sa.String(length=40), nullable=False),
+        sa.Column("wave", sa.Integer(), nullable=False),
+        sa.Column("host", sa.String(length=253), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("moment", sa.String(length=16), nullable=False),
+        sa.Column("round", sa.Float(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("asked", sa.Integer(), nullable=False),
+        sa.Column("errors", sa.Integer(), nullable=False),
+        sa.Column("median_us", sa.Float(), nullable=True),
+        sa.Column("tail_us", sa.Float(), nullable=True),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"]),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("service_sample_by_wave", "service_sample", ["rollout_id", "wave", "round"], unique=False)
