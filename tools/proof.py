@@ -16,7 +16,8 @@ from proof_objects import NAMES, compile_proof  # noqa: E402  lies with the test
 
 from fleet.cli.output import Progress, narrate  # noqa: E402
 from fleet.compatibility.outcome import Agreement  # noqa: E402
-from fleet.lab.kernels import Kernel, Origin, fetch  # noqa: E402
+from fleet.lab.kernel_store import Kernel, Origin  # noqa: E402
+from fleet.lab.kernels import fetch  # noqa: E402
 from fleet.lab.machine import Run  # noqa: E402
 from fleet.lab.profiles import PROFILES, Profile  # noqa: E402
 from fleet.lab.proof import guest_count, prove  # noqa: E402

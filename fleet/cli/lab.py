@@ -11,6 +11,7 @@ from fleet.cli.settings import Settings, pass_settings
 from fleet.lab import kernels as kernel_room
 from fleet.lab.apt import KEYRING
 from fleet.lab.guests import GUESTS, Guest, GuestLab, guest
+from fleet.lab.kernel_store import Kernel, Origin
 from fleet.lab.namespaces import Lab
 
 _number = click.option(
@@ -71,13 +72,13 @@ def kernels(
     refresh: bool,
     check: bool,
 ) -> None:
-    """Fetch distribution kernels by name (debian:6.12, debian:sid/arm64, a vmlinuz); without a name, list them."""
+    """Fetch kernels by name (debian:6.12, debian:sid/arm64), or build one (small:no-bpf); without a name, list them."""
     folder = cache or kernels_folder(settings)
 
     def say(line: str) -> None:
         narrate(f"kernels: {line}", quiet=settings.quiet)
 
-    origin = kernel_room.Origin(mirror=mirror, keyring=keyring, say=say)
+    origin = Origin(mirror=mirror, keyring=keyring, say=say)
     rows = []
     for name in names or kernel_room.NAMES:
         kernel = kernel_room.cached(name, cache=folder)
@@ -155,10 +156,10 @@ def _guest_lab(
     return GuestLab(folder, cache or kernels_folder(settings), which or list(GUESTS), life_s=life_s)
 
 
-def _kernel_row(name: str, kernel: kernel_room.Kernel | None) -> dict[str, object]:
+def _kernel_row(name: str, kernel: Kernel | None) -> dict[str, object]:
     if kernel is None:
-        row = kernel_room.wanted(name)
-        return {"name": name, "there": False, "source": f"{row.package} of {row.suite}", "arch": row.machine}
+        words, arch = kernel_room.source_of(name)
+        return {"name": name, "there": False, "source": words, "arch": arch}
     source = f"{kernel.package} {kernel.version}".strip() or "a file"
     facts = {"release": kernel.release, "arch": kernel.arch, "source": source, "sha256": kernel.sha256}
     return {"name": name, "there": True, **facts, "vmlinuz": str(kernel.vmlinuz), "modules": str(kernel.modules or "")}

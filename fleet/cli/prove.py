@@ -17,7 +17,7 @@ from fleet.cli.settings import Settings, pass_settings
 from fleet.lab.profiles import PROFILES
 
 if TYPE_CHECKING:
-    from fleet.lab.kernels import Kernel
+    from fleet.lab.kernel_store import Kernel
     from fleet.lab.machine import Run
     from fleet.lab.profiles import Profile
     from fleet.lab.proof import Cell
@@ -69,7 +69,8 @@ def prove(
         raise click.UsageError("name an object or a program, or give --kept")
     from fleet.compatibility.outcome import Agreement
     from fleet.lab import proof
-    from fleet.lab.kernels import Origin, cached, fetch
+    from fleet.lab.kernel_store import Origin
+    from fleet.lab.kernels import cached, fetch
     from fleet.lab.profiles import profile
 
     folder = cache or kernels_folder(settings)

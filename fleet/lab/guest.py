@@ -8,6 +8,7 @@ and writes JSON lines to standard output, which is the guest's second serial por
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -49,8 +51,11 @@ def say(event: str, **fields: Any) -> None:
 
 
 def mount(kind: str, place: str, options: str = "") -> bool:
-    """Mount a file system; whether that went well."""
-    os.makedirs(place, exist_ok=True)
+    """Mount a file system; whether that went well: a kernel without it has no place for it in /sys either."""
+    try:
+        os.makedirs(place, exist_ok=True)
+    except OSError:
+        return False
     command = ["mount", "-t", kind] + (["-o", options] if options else []) + ["none", place]
     return subprocess.call(command, stderr=subprocess.DEVNULL) == 0
 
@@ -325,4 +330,6 @@ if __name__ == "__main__":
 
         say("trouble", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc()[-2000:])
     os.sync()
+    with contextlib.suppress(termios.error):
+        termios.tcdrain(1)  # the machine is off before a slow port has sent what waits in it
     subprocess.call(["poweroff", "-f"])

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from btf.fault import Fault, printable
 from fleet.lab.apt import Apt, Package, PackageUnknown
-from fleet.lab.kernels import Kernel, Origin, apt_of, scratch_folder, wanted
+from fleet.lab.debian_kernels import apt_of, wanted
+from fleet.lab.kernel_store import Kernel, Origin, scratch_folder
 
 # What a host of a fleet has: a way in, a Python for the agent, what the fallbacks of networking programs use.
 PACKAGES = ("openssh-server", "python3", "kmod", "iproute2", "iptables", "ipset")

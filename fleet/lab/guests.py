@@ -25,7 +25,8 @@ from btf.fault import EXIT_USAGE, Fault, printable
 from fleet.lab import machine
 from fleet.lab.guest_system import SYSTEMS, System, build
 from fleet.lab.initramfs import BUSYBOX, Entry, GuestUnbuildable, cpio, plain_file
-from fleet.lab.kernels import Kernel, Origin, fetch
+from fleet.lab.kernel_store import Kernel, Origin
+from fleet.lab.kernels import fetch
 from fleet.lab.modules import load_order
 from fleet.lab.namespaces import generate_key
 from fleet.lab.profiles import PROFILES, Profile, ProfileUnknown, profile

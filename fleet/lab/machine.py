@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btf.fault import EXIT_USAGE, Fault
-from fleet.lab.kernels import Kernel
+from fleet.lab.kernel_store import Kernel
 
 _MAX_REPORT = 64 << 20
 _CONSOLE_TAIL = 4000

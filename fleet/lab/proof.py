@@ -31,7 +31,7 @@ from fleet.compatibility.sources import CachedTypes, Known
 from fleet.compatibility.verdict import Assessment, Verdict
 from fleet.compatibility.verifier import explain
 from fleet.lab import initramfs, machine, modules
-from fleet.lab.kernels import Kernel, kernel_btf
+from fleet.lab.kernel_store import Kernel, kernel_btf
 from fleet.lab.profiles import Profile
 from fleet.lab.subject import Subject, attachments
 from inventory.facts import Facts, FactsMalformed, parse_facts

@@ -19,7 +19,8 @@ from btf.archive.module import ModuleForeign, parse_module, read_module
 from btf.format.architecture import architecture
 from btf.format.parse import parse_btf
 from btf.format.types import Btf
-from fleet.lab.kernels import Kernel, fetch
+from fleet.lab.kernel_store import Kernel
+from fleet.lab.kernels import fetch
 
 WITH_BTF = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:sid", "debian:6.12/arm64", "debian:sid/s390x")
 WITH_MODULES = WITH_BTF[1:]  # 5.10's modules have none

@@ -20,7 +20,7 @@ from fleet.cli.main import cli
 from fleet.lab import guest_system, guests, machine
 from fleet.lab.guest_system import SYSTEMS, SystemUnbuildable, build, image_path
 from fleet.lab.guests import GUESTS, GuestLab, GuestLost, GuestUnknown, guest
-from fleet.lab.kernels import Kernel, Origin
+from fleet.lab.kernel_store import Kernel, Origin
 from fleet.lab.profiles import PROFILES
 
 KERNEL = Kernel("debian:6.1", Path("/nowhere/vmlinuz"), "6.1.0-9-cloud-amd64", "x86_64", version="6.1.7-1")

@@ -25,7 +25,8 @@ from fleet.compatibility.verdict import Verdict
 from fleet.lab import machine, proof
 from fleet.lab.guest import held_caps
 from fleet.lab.initramfs import Entry, base, cpio, plain_file
-from fleet.lab.kernels import Kernel, fetch
+from fleet.lab.kernel_store import Kernel
+from fleet.lab.kernels import fetch
 from fleet.lab.modules import load_order
 from fleet.lab.profiles import PROFILES, ProfileUnknown, profile
 from fleet.lab.proof import read_report
@@ -218,7 +219,8 @@ def test_a_killed_controller_takes_its_guests_along(kernel: Kernel, tmp_path: Pa
         )
     )
     program = (
-        "import sys\nfrom pathlib import Path\nfrom fleet.lab import machine\nfrom fleet.lab.kernels import Kernel\n"
+        "import sys\nfrom pathlib import Path\nfrom fleet.lab import machine\n"
+        "from fleet.lab.kernel_store import Kernel\n"
         "kernel = Kernel('k', Path(sys.argv[1]), '5.10', 'x86_64')\n"
         "machine.boot(kernel, [Path(sys.argv[2]).read_bytes()], deadline_s=600)"
     )

@@ -16,17 +16,9 @@ from lab_kernels import CACHE
 
 from btf.archive.kernel_image import ImageUnreadable
 from fleet.lab.apt import AptMissing, KeyUnknown, MirrorSilent
-from fleet.lab.kernels import (
-    Kernel,
-    KernelUnknown,
-    KernelUnusable,
-    Origin,
-    SeriesGone,
-    cached,
-    fetch,
-    kernel_btf,
-    wanted,
-)
+from fleet.lab.debian_kernels import SeriesGone, wanted
+from fleet.lab.kernel_store import Kernel, KernelUnknown, KernelUnusable, Origin, kernel_btf
+from fleet.lab.kernels import cached, fetch
 from fleet.lab.mirror import NoMirror, Source, debian_mirror, sources
 
 IMAGE = b"\x01" * (2 << 20)
@@ -183,7 +175,8 @@ def test_a_missing_keyring_is_said_before_the_network_is_asked(archive: DebianAr
 PROCESS = """
 import sys
 from pathlib import Path
-from fleet.lab.kernels import Origin, fetch
+from fleet.lab.kernel_store import Origin
+from fleet.lab.kernels import fetch
 print(fetch("debian:6.1", cache=Path(sys.argv[1]), origin=Origin(sys.argv[2], Path(sys.argv[3]))).release)
 """
 

@@ -8,7 +8,7 @@ from proof_objects import compile_proof
 
 from fleet.compatibility.outcome import Agreement, Outcome, Real, agreement
 from fleet.compatibility.verdict import Assessment, Evidence, Verdict
-from fleet.lab.kernels import Kernel
+from fleet.lab.kernel_store import Kernel
 from fleet.lab.profiles import PROFILES
 from fleet.lab.proof import Cell
 from fleet.lab.proof_page import page

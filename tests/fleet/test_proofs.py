@@ -19,7 +19,7 @@ from fleet.compatibility.outcome import Agreement, Outcome, Proof, Real, boot_po
 from fleet.compatibility.sources import Known
 from fleet.compatibility.verdict import Evidence, Requirement, Verdict
 from fleet.lab.bundle import keep
-from fleet.lab.kernels import Kernel
+from fleet.lab.kernel_store import Kernel
 from fleet.lab.profiles import PROFILES
 from fleet.lab.proof import Cell, predict, proof_of
 from fleet.lab.subject import subject_of_object
