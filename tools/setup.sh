@@ -8,7 +8,7 @@ python=$1 venv=$2
 needs=(
   python3:python3 clang:clang llvm-strip:llvm gcc:gcc bpftool:bpftool sshd:openssh-server ssh-keygen:openssh-client ip:iproute2
   iptables:iptables ipset:ipset make:make xz:xz-utils git:git strace:strace ps:procps busybox:busybox-static gpg:gpg gpg-agent:gpg-agent
-  qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs
+  qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs pg_ctlcluster:postgresql
   flex:flex bison:bison bc:bc pahole:dwarves # for small kernels, which `make proof` builds
   zstd:zstd lz4:lz4 lzop:lzop bzip2:bzip2
 )

@@ -93,10 +93,10 @@ def _emulator(_settings: Settings) -> Finding:
 
 
 def _record(settings: Settings) -> Finding:
-    if not settings.database.exists():
-        return Finding("record", WARN, f"none at {settings.database}", "Run `corollout init`.")
+    if not settings.has_record():
+        return Finding("record", WARN, f"none at {settings.place}", "Run `corollout init`.")
     with settings.record():
-        return Finding("record", OK, f"{settings.database}")
+        return Finding("record", OK, settings.place)
 
 
 def _agent(_settings: Settings) -> Finding:

@@ -32,13 +32,11 @@ def init(settings: Settings, *, check: bool) -> None:
     from fleet.record import open_record
 
     if check:
-        narrate(
-            f"init: would make {settings.home}" if not settings.database.exists() else f"init: {settings.home} is there"
-        )
+        narrate(f"init: {settings.home} is there" if settings.has_record() else f"init: would make {settings.home}")
         return
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     open_record(settings.database, create=True).close()
-    narrate(f"init: record at {settings.database}", quiet=settings.quiet)
+    narrate(f"init: record at {settings.place}", quiet=settings.quiet)
 
 
 @click.group()

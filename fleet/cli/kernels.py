@@ -54,7 +54,7 @@ def kernels() -> None:
 @contextlib.contextmanager
 def _record(settings: Settings) -> Iterator[Record | None]:
     """Open the record when there is one."""
-    if settings.database.exists():
+    if settings.has_record():
         with settings.record() as record:
             yield record
     else:

@@ -79,12 +79,19 @@ def default_home() -> Path:
     envvar="COROLLOUT_PROGRAMS",
     help="A folder with programs of your own; may be repeated.",
 )
+@click.option(
+    "--database", "server", envvar="COROLLOUT_DATABASE", metavar="URL", help="postgresql://… instead of a file."
+)
 @click.option("--quiet", "-q", is_flag=True, help="No narration on stderr.")
 @click.option("--debug", is_flag=True, help="Show the whole traceback of a failure.")
 @click.pass_context
-def cli(ctx: click.Context, home: Path | None, program_dirs: tuple[Path, ...], *, quiet: bool, debug: bool) -> None:
+def cli(
+    ctx: click.Context, home: Path | None, program_dirs: tuple[Path, ...], server: str | None, *, quiet: bool,
+    debug: bool,
+) -> None:  # fmt: skip
     """Decide which build of which eBPF program runs on which host, prove it, roll it out, watch what it costs."""
-    ctx.obj = Settings(home=(home or default_home()).absolute(), program_dirs=program_dirs, quiet=quiet, debug=debug)
+    chosen = Settings(home=(home or default_home()).absolute(), program_dirs=program_dirs, quiet=quiet, debug=debug)
+    ctx.obj = chosen.at(server or None)
 
 
 def run(argv: list[str] | None = None) -> None:

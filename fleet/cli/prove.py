@@ -94,7 +94,7 @@ def prove(
         proof.prove(subjects, kernels, profiles, parallel=parallel, on_guest=on_guest),
         key=lambda c: (subjects.index(c.subject), kernels.index(c.kernel), profiles.index(c.profile)),
     )
-    if settings.database.exists():
+    if settings.has_record():
         _keep(settings, cells)
     rows = [_row(cell) for cell in cells]
     if output == "json":

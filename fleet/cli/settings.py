@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from btf.archive.archive import Archive
     from fleet.record import Record
     from fleet.rollout.execute.artefacts import Artefacts
+
+
+class PasswordShown(Fault):
+    """An argument carries a password."""
+
+    code = "COR-CLI-016"
+    exit = EXIT_USAGE
+    remedy = "Leave it out of --database: put the address into COROLLOUT_DATABASE, or the password into ~/.pgpass."
 
 
 class HomeMissing(Fault):
@@ -37,11 +45,23 @@ class Settings:
     program_dirs: tuple[Path, ...] = ()
     quiet: bool = False
     debug: bool = False
+    server: str | None = None  # postgresql://…, when the record is not a file of the home
 
     @property
-    def database(self) -> Path:
-        """The record."""
-        return self.home / "fleet.db"
+    def database(self) -> Path | str:
+        """Where the record is."""
+        return self.server or self.home / "fleet.db"
+
+    @property
+    def place(self) -> str:
+        """Where the record is, as it may be shown."""
+        from fleet.record.place import masked
+
+        return masked(self.database)
+
+    def has_record(self) -> bool:
+        """Whether there seems to be a record; of a server, only opening it tells."""
+        return self.server is not None or (self.home / "fleet.db").exists()
 
     @property
     def actor(self) -> str:
@@ -52,10 +72,24 @@ class Settings:
             user = str(os.getuid())
         return f"{user}@{socket.gethostname()}"
 
+    def at(self, server: str | None) -> Settings:
+        """Return these settings with the record at *server*, when one is named."""
+        if server is None:
+            return self
+        from fleet.record.errors import PlaceMalformed
+        from fleet.record.place import has_password, on_server
+
+        if not on_server(server):
+            raise PlaceMalformed("--database names no PostgreSQL database")
+        source = click.get_current_context().get_parameter_source("server")
+        if source is click.core.ParameterSource.COMMANDLINE and has_password(server):
+            raise PasswordShown("every user of this machine reads the arguments of its processes")
+        return replace(self, server=server)
+
     def require_home(self) -> None:
         """Raise HomeMissing when there is no record."""
-        if not self.database.exists():
-            raise HomeMissing(f"no record at {self.database}")
+        if not self.has_record():
+            raise HomeMissing(f"no record at {self.place}")
 
     def record(self) -> Record:
         """Open the record."""

@@ -1,8 +1,8 @@
-"""How the record is read and written: sessions on one engine, one writer at a time, faults instead of driver errors.
+"""How the record is read and written: one writer at a time, readers never wait, faults instead of driver errors.
 
-Journal mode is WAL: the console reads windows while a rollout writes, and neither waits for the other. It costs two
-side files and a local disk. Durable commits (``synchronous=FULL``) are kept, because a host is touched only after the
-row that says so is on disk.
+Both databases keep the same promises (``sqlite``, ``postgres``): a writer says so at its start and then is the only
+one, so audit rows become visible in the order of their ids; a reader sees one state; a commit is on disk when it
+returns, because a host is touched only after the row that says so is.
 """
 
 from __future__ import annotations
@@ -12,39 +12,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy import Engine
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from fleet.record.errors import as_fault
 
 
-def make_engine(path: str, *, read_only: bool, busy_s: float) -> Engine:
-    """Return an engine on the SQLite file *path*; *busy_s* seconds are waited for another process's write."""
-    uri = (
-        f"file:{quote(path)}?mode={'ro' if read_only else 'rw'}"  # never rwc: a missing file is an error, not a new one
-    )
-
-    def connect() -> sqlite3.Connection:
-        return sqlite3.connect(uri, uri=True, timeout=busy_s, check_same_thread=False)
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=8, max_overflow=40)
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, never by the driver
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A deferred transaction that later writes can fail with no chance to wait; a writer says so at its start.
-        reading = connection.get_execution_options().get("reading") or read_only
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
+def upsert(session: Session, table: Any) -> Any:
+    """Return an INSERT into *table* that knows ON CONFLICT, in the words of the session's database."""
+    server = session.get_bind().dialect.name == "postgresql"
+    return postgresql.insert(table) if server else sqlite.insert(table)
 
 
 class Access:

@@ -9,24 +9,28 @@ RecordFault
 ├── RecordMissing      no such file
 ├── RecordUnwritable   the file or its folder refuses writing
 ├── RecordBroken       the disk failed below the database
+├── RecordGone         the database server does not answer, or went away in the middle
+├── PlaceMalformed     neither a file nor the address of a database
 ├── NotInRecord        no host, plan or rollout of that name
-└── ClaimRefused       another live controller drives this rollout
+├── ClaimRefused       another live controller drives this rollout
+└── SliceTaken         another worker has this piece of a wave now
 """
 
 from __future__ import annotations
 
-from sqlite3 import Error as DriverError
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from btf.fault import EXIT_NO, EXIT_USAGE, Fault
+from btf.fault import EXIT_NO, EXIT_USAGE, Fault, printable
 
 
 class RecordFault(Fault):
-    """The record cannot be used."""
+    """The record cannot be used. ``transient``: the same may work in a moment, and nothing was half written."""
 
     code = "COR-REC-000"
     remedy = "Check the path of the record (--home)."
+    transient = False
 
 
 class RecordLocked(RecordFault):
@@ -34,6 +38,7 @@ class RecordLocked(RecordFault):
 
     code = "COR-REC-001"
     remedy = "Another corollout is writing: wait for it, or find it with `fuser` and end it. Nothing was lost."
+    transient = True
 
 
 class SchemaNewer(RecordFault):
@@ -105,6 +110,30 @@ class ClaimRefused(RecordFault):
     remedy = "Let the other controller go on; `corollout rollout watch` follows it. A dead one is taken over by itself."
 
 
+class RecordGone(RecordFault):
+    """The database server does not answer."""
+
+    code = "COR-REC-012"
+    remedy = "Check that PostgreSQL runs and can be reached from here (psql says more), then run the same again."
+    transient = True
+
+
+class PlaceMalformed(RecordFault):
+    """Neither a file nor the address of a database."""
+
+    code = "COR-REC-013"
+    exit = EXIT_USAGE
+    remedy = "Name a file, or postgresql://USER@HOST/DATABASE with special characters percent-encoded."
+
+
+class SliceTaken(RecordFault):
+    """Another worker has this piece of a wave now."""
+
+    code = "COR-REC-014"
+    exit = EXIT_NO
+    remedy = "Nothing to do: this worker was taken for dead and another one carries its hosts on."
+
+
 # SQLite's error names, first match by prefix: what the database says → what a person needs to know.
 _FAULTS: tuple[tuple[str, type[RecordFault], str], ...] = (
     ("SQLITE_BUSY", RecordLocked, "is locked by another process"),
@@ -118,12 +147,47 @@ _FAULTS: tuple[tuple[str, type[RecordFault], str], ...] = (
     ("SQLITE_IOERR", RecordBroken, "cannot be read or written"),
 )
 
+_BROKEN = ("OperationalError", "InterfaceError", "ConnectionTimeout")  # never had, or lost, a session
+_PASSING = ("starting up", "shutting down", "recovery", "connection slots", "too many")  # refused now, not for good
 
-def as_fault(error: DBAPIError | DriverError, place: str) -> RecordFault | None:
+# The same for PostgreSQL's SQLSTATE.
+_SERVER_FAULTS: tuple[tuple[str, type[RecordFault], str], ...] = (
+    ("55P03", RecordLocked, "is locked by another process"),
+    ("40", RecordLocked, "was changed by another process at the same moment"),
+    ("25P03", RecordLocked, "gave our transaction up because we were stopped in it"),
+    ("53100", DiskFull, "cannot grow: the server's disk is full"),
+    ("53", RecordGone, "has no room for another connection"),
+    ("57P", RecordGone, "is stopping or starting"),
+    ("08", RecordGone, "cannot be reached"),
+    ("25006", RecordUnwritable, "is read-only"),
+    ("42501", RecordUnwritable, "may not be written by this user"),
+    ("28", RecordUnwritable, "refuses this user"),
+    ("3D000", RecordMissing, "does not exist on the server"),
+    ("58", RecordBroken, "cannot be read or written"),
+    ("XX00", NotARecord, "is damaged"),
+)
+
+
+def server_state(error: Any) -> str:
+    """Return a PostgreSQL driver error's SQLSTATE; of one that never got a session, what the words of it mean."""
+    if error.sqlstate or type(error).__name__ not in _BROKEN:
+        return error.sqlstate or ""
+    words = str(error)
+    if "no password supplied" in words:
+        return "28"
+    if "FATAL" not in words or any(passing in words for passing in _PASSING):
+        return "08"
+    return "3D000" if "database" in words and "does not exist" in words else "28"
+
+
+def as_fault(error: BaseException, place: str) -> RecordFault | None:
     """Return the fault that a database *error* at *place* means, or None when it is a bug of ours."""
     origin = error.orig if isinstance(error, DBAPIError) else error
-    name = getattr(origin, "sqlite_errorname", "")
-    for prefix, fault, says in _FAULTS:
+    table, name = _FAULTS, getattr(origin, "sqlite_errorname", "")
+    if hasattr(origin, "sqlstate"):
+        table, name = _SERVER_FAULTS, server_state(origin)
+    for prefix, fault, says in table:
         if name.startswith(prefix):
-            return fault(f"{place} {says} ({name})")
+            why = str(origin).partition("\n")[0].rpartition("failed: ")[2] if name in ("08", "28") else name
+            return fault(f"{place} {says} ({printable(why, 200)})")
     return None

@@ -62,13 +62,19 @@ class ProofStore(Access):
 
         The boot policy is the host's, as its last scan showed it; a host that has another kernel by now is passed over.
         """
-        healthy = (
-            select(StepRow.build, StepRow.kernel_id, func.min(StepRow.host), HostRow.facts_digest)
+        first = (
+            select(StepRow.build, StepRow.kernel_id, func.min(StepRow.host).label("host"))
             .join(HostRow, HostRow.name == StepRow.host)
             .where(
                 StepRow.state == "healthy", HostRow.kernel_id == StepRow.kernel_id, HostRow.facts_digest.is_not(None)
             )
             .group_by(StepRow.build, StepRow.kernel_id)
+            .subquery()
+        )
+        healthy = (
+            select(first.c.build, first.c.kernel_id, first.c.host, HostRow.facts_digest)
+            .join(HostRow, HostRow.name == first.c.host)
+            .order_by(first.c.build, first.c.kernel_id)
         )
         found = []
         with self.reading() as session:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import case, insert, select, update
 from sqlalchemy.orm import Session
 
 from btf.fault import printable
+from fleet.record.access import upsert
 from fleet.record.control_store import check_owner
 from fleet.record.errors import NotInRecord
 from fleet.record.store import SOMEBODY, HostStore, add_audit
@@ -33,11 +33,10 @@ from fleet.record.views import SampleView, StepOutcome
 
 def _count(session: Session, name: str, floor: int = 0) -> int:
     """Return the next value of counter *name*, above *floor*; never one twice."""
-    row = upsert(CounterRow).values(name=name, value=max(1, floor))
-    rising = {"value": func.max(CounterRow.value + 1, floor)}  # SQLite's max of two is not the aggregate
-    return session.execute(
-        row.on_conflict_do_update(index_elements=["name"], set_=rising).returning(CounterRow.value)
-    ).scalar_one()
+    row = upsert(session, CounterRow).values(name=name, value=max(1, floor))
+    higher = {"value": case((CounterRow.value + 1 > floor, CounterRow.value + 1), else_=floor)}
+    rising = row.on_conflict_do_update(index_elements=["name"], set_=higher).returning(CounterRow.value)
+    return int(session.execute(rising).scalar_one())
 
 
 class RolloutStore(HostStore):

@@ -9,12 +9,11 @@ from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.orm import Session
 
 from btf.fault import Fault, printable
 from fleet.compatibility.verdict import Choice, Evidence
-from fleet.record.access import Access
+from fleet.record.access import Access, upsert
 from fleet.record.errors import NotInRecord
 from fleet.record.tables import AssignmentRow, AuditRow, ChoiceRow, FactsRow, HostRow, KernelRow, PlanRow
 from fleet.record.views import Imported
@@ -95,7 +94,7 @@ class HostStore(Access):
                     {"name": host.name, "definition": definition, "zone": host.zone, "source": source, "added_at": at}
                 )
             if fresh:
-                statement = upsert(HostRow)
+                statement = upsert(session, HostRow)
                 renewed = {k: statement.excluded[k] for k in ("definition", "zone", "source")}
                 session.execute(
                     statement.values(reach="unscanned").on_conflict_do_update(index_elements=["name"], set_=renewed),
@@ -172,9 +171,9 @@ class HostStore(Access):
         ]
         if not rows:
             return
-        statement = upsert(ChoiceRow)
-        renewed = {k: statement.excluded[k] for k in rows[0] if k not in ("host", "program")}
         with self.writing() as session:
+            statement = upsert(session, ChoiceRow)
+            renewed = {k: statement.excluded[k] for k in rows[0] if k not in ("host", "program")}
             session.execute(statement.on_conflict_do_update(index_elements=["host", "program"], set_=renewed), rows)
 
     def save_plan(self, plan: Planned, *, actor: str = SOMEBODY) -> None:
@@ -188,14 +187,14 @@ class HostStore(Access):
                 "created_at": plan.created_at,
             }
             fresh = session.execute(
-                upsert(PlanRow).values(**row).on_conflict_do_nothing().returning(PlanRow.id)
+                upsert(session, PlanRow).values(**row).on_conflict_do_nothing().returning(PlanRow.id)
             ).first()
             if fresh is not None:
                 add_audit(session, self.now(), actor, "plan", program=plan.program, detail=f"{plan.id} {plan.digest}")
 
     def assign(self, session: Session, host: str, program: str, **values: Any) -> None:
         """Set what *host* should run, inside the transaction of the step that made it so."""
-        statement = upsert(AssignmentRow).values(host=host, program=program, **values)
+        statement = upsert(session, AssignmentRow).values(host=host, program=program, **values)
         session.execute(statement.on_conflict_do_update(index_elements=["host", "program"], set_=values))
 
     def unassign(self, session: Session, host: str, program: str) -> None:
@@ -222,14 +221,14 @@ def _keep_kernel(session: Session, facts: Facts, at: float) -> None:
         "arch": str(facts.value("kernel.arch", "unknown"))[:32],
         "os_name": str(facts.value("os.pretty_name", "")),
     }
-    row = upsert(KernelRow).values(id=facts.kernel_id, first_seen=at, **values)
+    row = upsert(session, KernelRow).values(id=facts.kernel_id, first_seen=at, **values)
     # One build is one kernel: only the name of the distribution around it can be learned later.
     session.execute(row.on_conflict_do_update(index_elements=["id"], set_={"os_name": row.excluded.os_name}))
 
 
 def _keep_facts(session: Session, facts: Facts) -> None:
     document = json.dumps(facts.document(), sort_keys=True, separators=(",", ":")).encode()
-    row = upsert(FactsRow).values(
+    row = upsert(session, FactsRow).values(
         digest=facts.digest, document=zlib.compress(document), collected_at=facts.collected_at
     )
     session.execute(row.on_conflict_do_nothing())

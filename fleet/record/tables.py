@@ -6,11 +6,15 @@ Times are seconds since the epoch, UTC, as float. Documents are JSON text under 
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Float, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Boolean, Float, ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy import Integer as Narrow
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Name = String(253)
 Digest = String(80)
+Integer = BigInteger().with_variant(
+    Narrow(), "sqlite"
+)  # 64 bits on every database; SQLite numbers rows by INTEGER only
 
 
 class Base(DeclarativeBase):

@@ -5,13 +5,10 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from fleet.record.migrations.append_only import append_only
+
 revision = "0001"
 down_revision = None
-
-APPEND_ONLY = """
-CREATE TRIGGER audit_refuses_{verb} BEFORE {verb} ON audit
-BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END
-"""
 
 
 def upgrade() -> None:
@@ -239,5 +236,4 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("rollout_id", "number"),
     )
-    for verb in ("update", "delete"):
-        op.execute(APPEND_ONLY.format(verb=verb))
+    append_only("audit")

@@ -5,13 +5,10 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from fleet.record.migrations.append_only import append_only
+
 revision = "0002"
 down_revision = "0001"
-
-APPEND_ONLY = """
-CREATE TRIGGER proof_refuses_{verb} BEFORE {verb} ON proof
-BEGIN SELECT RAISE(ABORT, 'proof is append-only'); END
-"""
 
 
 def upgrade() -> None:
@@ -36,5 +33,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("proof_by_kernel", "proof", ["kernel_id", "build", "id"], unique=False)
-    for verb in ("update", "delete"):
-        op.execute(APPEND_ONLY.format(verb=verb))
+    append_only("proof")
