@@ -26,13 +26,13 @@ from inventory.connect.errors import (
     ConnectTimeout,
     HostKeyChanged,
     HostKeyUnknown,
-    JumpImpossible,
     KeyUnusable,
     NotSsh,
     Refused,
     Unreachable,
 )
 from inventory.connect.known_hosts import KnownHosts, KnownKey, load_known_hosts
+from inventory.connect.path import path_to
 from inventory.connect.wire import Wire, hard_stop
 from inventory.host import Host
 
@@ -40,7 +40,6 @@ from inventory.host import Host
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 _CHUNK = 65536
-_MAX_JUMPS = 4
 _AFTER_EXIT_S = 2.0
 _GRACE_S = 2.0  # after a deadline, before the socket is torn down under a stuck library call
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")  # how today's servers sign with the key that known_hosts calls ssh-rsa
@@ -188,13 +187,7 @@ def _words(error: BaseException) -> str:
 
 def open_ssh(host: Host, *, hosts: Mapping[str, Host], timeout_s: float) -> SshConnection:
     """Connect to *host*, through its jump hosts if it has any; *timeout_s* bounds each hop as a whole."""
-    path = [host]
-    while (jump := path[-1].jump) is not None:
-        if jump not in hosts:
-            raise JumpImpossible(f"{path[-1].name}: its jump host {jump!r} is not in the inventory")
-        if jump in {hop.name for hop in path} or len(path) > _MAX_JUMPS:
-            raise JumpImpossible(f"{host.name}: its jump hosts go in a circle or are more than {_MAX_JUMPS}")
-        path.append(hosts[jump])
+    path = path_to(host, hosts)
     connection: SshConnection | None = None
     try:
         for hop in reversed(path):
