@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +18,21 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 check_option = click.option("--check", is_flag=True, help="Say what would happen; touch nothing.")
 
 
+def way_options(command: Any) -> Any:
+    """Add the options that say how hosts are reached."""
+    via = click.option(
+        "--via",
+        type=click.Choice(["ssh", "ansible"]),
+        help="How hosts are reached; kept with the rollout. Default: ssh.",
+    )
+    inventory = click.option(
+        "--ansible-inventory",
+        type=click.Path(path_type=Path, exists=True),
+        help="With --via ansible: your inventory, whose connection variables count.",
+    )
+    return via(inventory(command))
+
+
 class NeedsYes(Fault):
     """A verb that changes hosts was given no consent."""
 
@@ -25,19 +41,45 @@ class NeedsYes(Fault):
     remedy = "Add --yes, or --check to see what would happen."
 
 
-def executors(settings: Settings, record: Any) -> Any:
-    """Return the factory of ways to the agents of this home's hosts."""
+class NoSuchWay(Fault):
+    """An inventory for Ansible, and no Ansible."""
+
+    code = "COR-CLI-015"
+    exit = EXIT_USAGE
+    remedy = "Add --via ansible, or leave --ansible-inventory away."
+
+
+def chosen_way(via: str | None, inventory: Path | None) -> Any:
+    """Return the way that was asked for, or None when nothing was; raises NoSuchWay."""
+    from fleet.record.way_store import Way
+
+    if inventory is not None and via != "ansible":
+        raise NoSuchWay("--ansible-inventory is for --via ansible")
+    return None if via is None else Way(via, str(inventory.absolute()) if inventory else None)
+
+
+def executors(settings: Settings, record: Any, way: Any = None) -> Any:
+    """Return the factory of ways to the agents of this home's hosts, over SSH unless *way* says otherwise."""
+    if way is not None and way.via == "ansible":
+        from fleet.rollout.execute.ansible import ansible_executors
+
+        inventory = Path(way.inventory) if way.inventory else None
+        return ansible_executors(
+            record.definitions(), settings.artefacts(), settings.home / "ansible", inventory=inventory
+        )
     from fleet.rollout.execute.ssh import agent_executors
 
     return agent_executors(record.definitions(), settings.artefacts())
 
 
-def drive(settings: Settings, rollout_id: str, *, adopt: bool = False) -> int:
-    """Drive until it ends or waits; returns the exit code."""
+def drive(settings: Settings, rollout_id: str, *, adopt: bool = False, way: Any = None) -> int:
+    """Drive until it ends or waits, from now on by *way* if one is given; returns the exit code."""
     from fleet.rollout.engine import exit_of, run_rollout
 
     with settings.record() as record:
-        factory = executors(settings, record)
+        if way is not None:
+            record.set_way(rollout_id, way, settings.actor)
+        factory = executors(settings, record, record.way(rollout_id))
     narrate(
         f"{rollout_id}: driving; Ctrl-C stops between two hosts, `corollout rollout go` goes on", quiet=settings.quiet
     )

@@ -6,12 +6,13 @@ import importlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import click
 
 from btf.fault import EXIT_UNREACHABLE, Fault
-from fleet.cli.drive import executors
+from fleet.cli.drive import chosen_way, executors, way_options
 from fleet.cli.hosts import selected
 from fleet.cli.output import emit, narrate, output_option, table
 from fleet.cli.settings import Settings, pass_settings
@@ -22,15 +23,20 @@ from probes.records import RecordMalformed, parse_record
 @click.command()
 @click.option("--where", default="", help="Only hosts that this selector matches.")
 @click.option("--parallel", default=32, show_default=True, type=click.IntRange(1, 512))
+@way_options
 @output_option
 @pass_settings
 @click.pass_context
-def status(context: click.Context, settings: Settings, where: str, parallel: int, output: str) -> None:
+def status(
+    context: click.Context, settings: Settings, where: str, parallel: int, via: str | None,
+    ansible_inventory: Path | None, output: str,
+) -> None:  # fmt: skip
     """Ask every host that should run something what it really runs, what that costs and what it counted."""
+    way = chosen_way(via, ansible_inventory)
     with settings.record() as record:
         wanted = set(selected(record, where))
         names = sorted({a.host for a in record.assignments()} & wanted)
-        hosts, factory = record.definitions(), executors(settings, record)
+        hosts, factory = record.definitions(), executors(settings, record, way)
 
     def ask(name: str) -> tuple[str, Any]:
         try:

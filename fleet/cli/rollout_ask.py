@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import click
 
-from fleet.cli.drive import check_option, consent, drive, yes_option
+from fleet.cli.drive import check_option, chosen_way, consent, drive, way_options, yes_option
 from fleet.cli.output import narrate
 from fleet.cli.settings import Settings, pass_settings
 
@@ -15,14 +16,19 @@ def _ask(verb: str, help_line: str, *, consented: bool) -> click.Command:
     """Make the verb that asks a rollout for *verb*."""
 
     @click.argument("rollout_id")
+    @way_options
     @check_option
     @yes_option
     @pass_settings
     @click.pass_context
-    def ask(context: click.Context, settings: Settings, rollout_id: str, *, check: bool, yes: bool) -> None:
+    def ask(
+        context: click.Context, settings: Settings, rollout_id: str, via: str | None, ansible_inventory: Path | None, *,
+        check: bool, yes: bool,
+    ) -> None:  # fmt: skip
         from fleet.rollout.controller import driver
         from fleet.rollout.states import VERBS
 
+        way = chosen_way(via, ansible_inventory)
         with settings.record() as record:
             view = record.rollout(rollout_id)
             if check:
@@ -37,7 +43,7 @@ def _ask(verb: str, help_line: str, *, consented: bool) -> click.Command:
         if driver(view, time.time()) is not None:  # one that died holds its claim, and takes no request
             narrate(f"asked {view.controller}: {verb} {rollout_id} (request {request})", quiet=settings.quiet)
             return
-        context.exit(drive(settings, rollout_id))
+        context.exit(drive(settings, rollout_id, way=way))
 
     ask.__doc__ = help_line
     return click.command(verb)(ask)

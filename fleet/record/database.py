@@ -26,6 +26,7 @@ from fleet.record.proof_store import ProofStore
 from fleet.record.queries import HostQueries
 from fleet.record.rollout_queries import RolloutQueries
 from fleet.record.rollout_store import RolloutStore
+from fleet.record.way_store import WayStore
 from fleet.record.window_queries import WindowQueries
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE_S = 60.0  # how long an open record waits for a server that went away
 
 
-class Record(RolloutStore, ControlStore, ProofStore, DriftStore, HostQueries, RolloutQueries, WindowQueries, Evidence):
+class Record(
+    RolloutStore, ControlStore, ProofStore, DriftStore, HostQueries, RolloutQueries, WindowQueries, Evidence, WayStore
+):
     """An open record: every read and write of the product."""
 
     journal: Callable[[], tuple[str, Engine | None]]  # where the engine keeps its own tables: address, or an engine

@@ -307,6 +307,15 @@ class ProofRow(Base):
 Index("proof_by_kernel", ProofRow.kernel_id, ProofRow.build, ProofRow.id)
 
 
+class WayRow(Base):
+    """How a rollout's hosts are reached, where that is not plain SSH."""
+
+    __tablename__ = "way"
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
+    via: Mapped[str] = mapped_column(String(16))  # ssh|ansible
+    inventory: Mapped[str | None] = mapped_column(Text)  # path of an Ansible inventory of the user's
+
+
 class CounterRow(Base):
     """Named rising counters; ``token`` hands out fencing tokens, never one twice."""
 

@@ -60,9 +60,7 @@ def playbooks() -> Path:
 class AnsibleRun:
     """Runs slices; *folder* holds the files of runs, *hosts* the jump hosts, *inventory* is the user's own or None."""
 
-    def __init__(
-        self, hosts: Mapping[str, Host], folder: Path, *, inventory: Path | None, timeout_s: float
-    ) -> None:
+    def __init__(self, hosts: Mapping[str, Host], folder: Path, *, inventory: Path | None, timeout_s: float) -> None:
         self._hosts = hosts
         self._folder = folder
         self._inventory = inventory

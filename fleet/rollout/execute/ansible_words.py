@@ -24,14 +24,14 @@ from inventory.connect.errors import (
 
 # The first row that is found wins: a changed key also fails verification, a refused login also closes the connection.
 SAID: tuple[tuple[str, type[Fault]], ...] = (
-    (r"REMOTE HOST IDENTIFICATION HAS CHANGED|REVOKED HOST KEY|host key .* has changed|server sent a different", HostKeyChanged),
+    (r"remote host identification has changed|revoked host key|host key .* has changed", HostKeyChanged),
     (r"host key verification failed|no \S+ host key is known|authenticity of host", HostKeyUnknown),
-    (r"identity file \S+ not accessible|UNPROTECTED PRIVATE KEY|load key .*(invalid|permission|error in libcrypto)", KeyUnusable),
-    (r"permission denied|too many authentication failures|authentication failed|invalid/incorrect", AuthenticationFailed),
+    (r"identity file \S+ not accessible|unprotected private key|load key ", KeyUnusable),
+    (r"permission denied|too many authentication failures|authentication failed", AuthenticationFailed),
     (r"during banner exchange|timed out|timeout", ConnectTimeout),
-    (r"kex_exchange_identification|invalid SSH|protocol (version|identification|mismatch)", NotSsh),
+    (r"kex_exchange_identification|invalid ssh|protocol (version|identification|mismatch)", NotSsh),
     (r"(closed|reset) by|broken pipe|lost connection|shared connection to|ssh_dispatch_run_fatal", ConnectionLost),
-)  # fmt: skip
+)
 _ROWS = tuple((re.compile(pattern, re.IGNORECASE | re.DOTALL), fault) for pattern, fault in SAID)
 
 

@@ -13,6 +13,7 @@ def upgrade() -> None:
     """Add each thing."""
     _drift()
     _service_samples()
+    _way()
 
 
 def _drift() -> None:
@@ -53,3 +54,14 @@ def _service_samples() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("service_sample_by_wave", "service_sample", ["rollout_id", "wave", "round"], unique=False)
+
+
+def _way() -> None:
+    op.create_table(
+        "way",
+        sa.Column("rollout_id", sa.String(length=40), nullable=False),
+        sa.Column("via", sa.String(length=16), nullable=False),
+        sa.Column("inventory", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"]),
+        sa.PrimaryKeyConstraint("rollout_id"),
+    )

@@ -9,7 +9,6 @@ import typing as t
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.corollout.fleet.plugins.plugin_utils.line import CommandLate, Line
 
 
