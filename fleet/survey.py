@@ -144,8 +144,13 @@ def materials(program: Program) -> dict[str, Material]:
     return found
 
 
-def decide(record: Record, archive: Archive, programs: Iterable[Program]) -> list[Choice]:
-    """Choose for every host with facts and every program, and keep the choices; returns them by program, then host."""
+def decide(
+    record: Record, archive: Archive, programs: Iterable[Program], *, hosts: Sequence[str] | None = None
+) -> list[Choice]:
+    """Choose for every host with facts and every program, and keep the choices; returns them by program, then host.
+
+    With *hosts*, only for these.
+    """
 
     def btf_of(kernel_id: str) -> Btf | None:
         sha256 = archive.for_kernel(kernel_id)
@@ -161,16 +166,16 @@ def decide(record: Record, archive: Archive, programs: Iterable[Program]) -> lis
     decided = []
     for program in programs:
         builds = materials(program)
-        for window in _windows(record):
+        for window in _windows(record, hosts):
             choices = list(choose_all(window, program, builds, kernels, learned=learned, quarantine=quarantine))
             record.record_choices(choices)
             decided += choices
     return decided
 
 
-def _windows(record: Record) -> Iterator[list[tuple[str, Facts]]]:
+def _windows(record: Record, hosts: Sequence[str] | None) -> Iterator[list[tuple[str, Facts]]]:
     """Hosts with facts, some hundred at a time: a facts document is large, a fleet is long."""
-    names = record.host_names()
+    names = record.host_names() if hosts is None else hosts
     for start in range(0, len(names), WINDOW):
         window = []
         for name in names[start : start + WINDOW]:

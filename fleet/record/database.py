@@ -21,6 +21,7 @@ from fleet.record.control_store import ControlStore
 from fleet.record.drift_store import DriftStore
 from fleet.record.errors import RecordMissing, RecordUnwritable, SchemaNewer, SchemaOlder, as_fault
 from fleet.record.evidence import Evidence
+from fleet.record.order_store import OrderStore
 from fleet.record.place import checked, file_of, masked, on_server
 from fleet.record.proof_store import ProofStore
 from fleet.record.queries import HostQueries
@@ -38,7 +39,16 @@ PATIENCE_S = 60.0  # how long an open record waits for a server that went away
 
 
 class Record(
-    RolloutStore, ControlStore, ProofStore, DriftStore, HostQueries, RolloutQueries, WindowQueries, Evidence, WayStore
+    RolloutStore,
+    ControlStore,
+    ProofStore,
+    DriftStore,
+    HostQueries,
+    RolloutQueries,
+    WindowQueries,
+    Evidence,
+    WayStore,
+    OrderStore,
 ):
     """An open record: every read and write of the product."""
 

@@ -60,7 +60,7 @@ def read(path: Path) -> list[Host]:
     except Exception as error:  # whatever a plugin raises is about the inventory, not about us
         said.seek(0)
         raise InventoryUnreadable(f"{path}: {_reason(said.read()) or _reason(str(error))}") from None
-    return [_host(name, groups, seen, f"{path}: host {name}") for name, groups, seen in found]
+    return [host_of(name, groups, seen, f"{path}: host {name}") for name, groups, seen in found]
 
 
 def _reason(text: str) -> str:
@@ -102,8 +102,8 @@ def _ask_ansible(path: Path) -> list[tuple[str, list[str], dict[str, Any]]]:
     return hosts
 
 
-_NAMES = {name for names in _TEXTS.values() for name in names} | set(_ARGUMENTS)
-_NAMES |= {
+NAMES = {name for names in _TEXTS.values() for name in names} | set(_ARGUMENTS)
+NAMES |= {
     "ansible_port",
     "ansible_ssh_port",
     "ansible_connection",
@@ -114,15 +114,15 @@ _NAMES |= {
 
 
 def _wanted(name: str) -> bool:
-    return name in _NAMES
+    return name in NAMES
 
 
 def _true(value: Any) -> bool:
     return str(value).strip().lower() in ("true", "yes", "1", "on")
 
 
-def _host(name: str, groups: list[str], seen: Mapping[str, Any], origin: str) -> Host:
-    """Build one host from its variables."""
+def host_of(name: str, groups: list[str], seen: Mapping[str, Any], origin: str) -> Host:
+    """Build one host from its rendered variables; *origin* begins what a HostMalformed says."""
     connection = str(seen.get("ansible_connection", "ssh"))
     if connection not in (*_SSH, *_LOCAL):
         raise HostMalformed(

@@ -90,6 +90,7 @@ def program_status(place: Place) -> Optional[Dict[str, Any]]:
         "variant": document.get("variant"),
         "build": document.get("build"),
         "generation": document.get("generation"),
+        "spec": spec.digest if spec else None,
         "token": state.get("token"),
         "state": name,
         "reason": reason,
