@@ -68,7 +68,7 @@ def prove(
     if not names:
         raise click.UsageError("name an object or a program, or give --kept")
     from fleet.compatibility.outcome import Agreement
-    from fleet.lab import proof
+    from fleet.lab import foreign, proof
     from fleet.lab.kernel_store import Origin
     from fleet.lab.kernels import cached, fetch
     from fleet.lab.profiles import profile
@@ -85,13 +85,14 @@ def prove(
         return
     origin = Origin(mirror=mirror, say=lambda line: narrate(f"kernels: {line}", quiet=settings.quiet))
     kernels = [fetch(name, cache=folder, origin=origin) for name in wanted]
+    bases = foreign.bases(kernels, cache=folder, origin=origin)
     progress = Progress("guest", proof.guest_count(subjects, kernels, profiles), quiet=settings.quiet)
 
     def on_guest(kernel: Kernel, shape: Profile, run: Run) -> None:
         progress.step(f"{kernel.name} {shape.name}: {run.seconds:.1f} s, {run.peak_kib >> 10} MiB")
 
     cells = sorted(
-        proof.prove(subjects, kernels, profiles, parallel=parallel, on_guest=on_guest),
+        proof.prove(subjects, kernels, profiles, parallel=parallel, bases=bases, on_guest=on_guest),
         key=lambda c: (subjects.index(c.subject), kernels.index(c.kernel), profiles.index(c.profile)),
     )
     if settings.has_record():

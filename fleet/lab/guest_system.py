@@ -38,12 +38,16 @@ class SystemUnbuildable(Fault):
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What one guest runs: ``kernel`` by name, ``packages`` beside those of every guest, headers of that kernel?"""
+    """What one guest runs: ``kernel`` by name, ``packages`` beside those of every guest, headers of that kernel?
+
+    With ``disk`` it boots the root file system of that other row, whose modules lie idle: its own kernel has none.
+    """
 
     kernel: str
     packages: tuple[str, ...] = ()
     headers: bool = False
     memory_mib: int = 512
+    disk: str = ""
 
     @property
     def suite(self) -> str:
@@ -56,6 +60,8 @@ SYSTEMS: Mapping[str, System] = {
     "5.10": System("debian:5.10", ("python3-bpfcc",), headers=True, memory_mib=1024),
     "6.1": System("debian:6.1"),
     "6.12": System("debian:6.12"),
+    "no-bpf": System("small:no-bpf", disk="6.12"),
+    "no-btf": System("small:no-btf", disk="6.12"),
 }
 
 

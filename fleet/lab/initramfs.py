@@ -1,12 +1,13 @@
 """Make an initramfs: files in, the bytes of a cpio archive out. The kernel unpacks several, one after the other.
 
 :func:`base` is what every proof guest has: a static busybox, the runner, and this machine's own Python with just the
-modules that the collector and the guest import.
+modules that the collector and the guest import. What guests of another architecture have is in ``fleet.lab.foreign``.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btf.fault import EXIT_USAGE, Fault
+from fleet.lab.machine import EMULATORS
 from inventory.collector.bundle import collector_source
 from probes.catalogue import RUNNER
 
@@ -78,36 +80,53 @@ def plain_file(data: bytes, *, mode: int = 0o644, mtime: int = 0) -> Entry:
     return Entry(stat.S_IFREG | mode, data, mtime)
 
 
+def link(target: str) -> Entry:
+    """A link of an archive."""
+    return Entry(stat.S_IFLNK | 0o777, target.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What every proof guest of one architecture starts from: the archive, and the digest of the runner in it."""
+
+    archive: bytes
+    runner: str
+
+
 @functools.cache
-def base() -> bytes:
-    """Return the archive that every proof guest starts from. Raises GuestUnbuildable."""
+def base() -> Base:
+    """Return what proof guests of this machine's architecture start from. Raises GuestUnbuildable."""
     busybox = shutil.which(BUSYBOX)
     if busybox is None or not _static(Path(busybox)):
         raise GuestUnbuildable("no static busybox is on this machine")
     if not RUNNER.exists():
         raise GuestUnbuildable(f"{RUNNER.name} is not built")
-    entries = {folder: Entry(stat.S_IFDIR | 0o755) for folder in _FOLDERS}
-    entries["bin/busybox"] = plain_file(Path(busybox).read_bytes(), mode=0o755)
-    for applet in ("sh", "mount", "umount", "insmod", "ip", "true", "cat", "poweroff"):
-        entries[f"bin/{applet}"] = Entry(stat.S_IFLNK | 0o777, b"busybox")
-    entries["bin/bpfrun"] = plain_file(RUNNER.read_bytes(), mode=0o755)
-    entries["etc/passwd"] = plain_file(b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
-    entries["collector.py"] = plain_file(collector_source())
-    entries["guest.py"] = plain_file(GUEST.read_bytes())
-    entries["init"] = plain_file(_INIT, mode=0o755)
+    entries = {}
     for path in _python():
         status = path.stat()
         entries[str(path).lstrip("/")] = plain_file(path.read_bytes(), mode=0o755, mtime=int(status.st_mtime))
-    entries["usr/bin/python3"] = entries.get("usr/bin/python3") or Entry(
-        stat.S_IFLNK | 0o777, str(_interpreter()).encode()
-    )
-    return cpio(entries)
+    entries["usr/bin/python3"] = entries.get("usr/bin/python3") or link(str(_interpreter()))
+    return assemble(os.uname().machine, Path(busybox).read_bytes(), RUNNER.read_bytes(), entries)
 
 
-_INIT = b"""#!/bin/busybox sh
+def assemble(arch: str, busybox: bytes, runner: bytes, python: Mapping[str, Entry]) -> Base:
+    """Put the parts of a proof guest together; *python* has an interpreter at ``usr/bin/python3``."""
+    entries = {folder: Entry(stat.S_IFDIR | 0o755) for folder in _FOLDERS}
+    entries["bin/busybox"] = plain_file(busybox, mode=0o755)
+    for applet in ("sh", "mount", "umount", "insmod", "ip", "true", "cat", "poweroff"):
+        entries[f"bin/{applet}"] = link("busybox")
+    entries["bin/bpfrun"] = plain_file(runner, mode=0o755)
+    entries["etc/passwd"] = plain_file(b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
+    entries["collector.py"] = plain_file(collector_source())
+    entries["guest.py"] = plain_file(GUEST.read_bytes())
+    entries["init"] = plain_file((_INIT % EMULATORS[arch].report).encode(), mode=0o755)
+    return Base(cpio({**entries, **python}), hashlib.sha256(runner).hexdigest())
+
+
+_INIT = """#!/bin/busybox sh
 export PATH=/bin:/usr/bin PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
 mount -t devtmpfs none /dev
-exec /usr/bin/python3 -I -S /guest.py </dev/null >/dev/ttyS1 2>&1
+exec /usr/bin/python3 -I -S /guest.py </dev/null >/dev/%s 2>&1
 """
 
 

@@ -31,20 +31,38 @@ class EmulatorMissing(Fault):
 
     code = "COR-LAB-022"
     exit = EXIT_USAGE
-    remedy = "Install Debian's qemu-system-x86 (`make setup` does)."
+    remedy = "Install Debian's qemu-system-x86 (`make setup` does), or qemu-system-arm for arm64."
 
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """How one architecture is emulated: command, machine, names of the first serial port."""
+    """How one architecture is emulated: command, machine, processor; its serial ports by what the kernel calls them."""
 
     command: str
     machine: str
+    cpu: str
     console: str
+    report: str
+    second: tuple[str, ...]  # the words that give the machine the second port; {path} is its file
+    words: tuple[str, ...] = ()  # for the kernel
 
 
 # uname's word for the architecture → its row
-EMULATORS: Mapping[str, Emulator] = {"x86_64": Emulator("qemu-system-x86_64", "pc", "ttyS0")}
+EMULATORS: Mapping[str, Emulator] = {
+    # An emulated timer on a busy machine may come too late for the kernel's check of it, which ends in a panic.
+    "x86_64": Emulator(
+        "qemu-system-x86_64", "pc", "max", "ttyS0", "ttyS1", ("-serial", "file:{path}"), ("no_timer_check",)
+    ),
+    # Its board has one port; the second is a card. Signed pointers as the architecture has them take half the time.
+    "aarch64": Emulator(
+        "qemu-system-aarch64",
+        "virt",
+        "max,pauth-impdef=on",
+        "ttyAMA0",
+        "ttyS0",
+        ("-chardev", "file,id=second,path={path}", "-device", "pci-serial,chardev=second"),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +85,14 @@ def command(
     emulator = shutil.which(row.command) if row else None
     if row is None or emulator is None:
         raise EmulatorMissing(f"no emulator for {kernel.arch} is on this machine")
-    # An emulated timer on a busy machine may come too late for the kernel's check of it, which ends in a panic.
-    words = [f"console={row.console}", "quiet", "panic=-1", "oops=panic", "random.trust_cpu=on", "no_timer_check"]
+    words = [f"console={row.console}", "quiet", "panic=-1", "oops=panic", "random.trust_cpu=on", *row.words]
     words += parameters
+    ports = [word.format(path=path) for path in serials[1:] for word in row.second]
     return [
-        *(emulator, "-machine", row.machine, "-accel", "tcg", "-cpu", "max", "-m", str(memory_mib), "-smp", "1"),
+        *(emulator, "-machine", row.machine, "-accel", "tcg", "-cpu", row.cpu, "-m", str(memory_mib), "-smp", "1"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(kernel.vmlinuz), "-initrd", str(initramfs), "-append", " ".join(words)),
-        *(word for path in serials for word in ("-serial", f"file:{path}")),
+        *("-serial", f"file:{serials[0]}", *ports),
     ]
 
 

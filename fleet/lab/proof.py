@@ -8,13 +8,12 @@ and the others go on together in another guest.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from btf.core.minimise import minimise
@@ -35,7 +34,6 @@ from fleet.lab.kernel_store import Kernel, kernel_btf
 from fleet.lab.profiles import Profile
 from fleet.lab.subject import Subject, attachments
 from inventory.facts import Facts, FactsMalformed, parse_facts
-from probes.catalogue import RUNNER
 
 # What the tc programs and the socket fallbacks of a host would have loaded by themselves.
 _MODULES = ("sch_ingress", "cls_bpf", "tcp_diag")
@@ -63,6 +61,7 @@ class Cell:
     outcome: Outcome
     assessment: Assessment | None = None  # None when there were no facts to predict from
     facts: Facts | None = None
+    runner: str = ""  # digest of the runner that tried it
 
     @property
     def predicted(self) -> Verdict:
@@ -95,7 +94,7 @@ def proof_of(cell: Cell) -> Proof:
         program=cell.subject.name,
         variant=cell.subject.variant,
         build=cell.subject.build,
-        runner=runner_digest(),
+        runner=cell.runner,
         kernel_id=cell.kernel_id,
         release=cell.kernel.release,
         policy=cell.policy,
@@ -107,17 +106,12 @@ def proof_of(cell: Cell) -> Proof:
     )
 
 
-@lru_cache(maxsize=1)
-def runner_digest() -> str:
-    """SHA-256 of the runner that tries builds."""
-    return hashlib.sha256(RUNNER.read_bytes()).hexdigest()
-
-
 @dataclass(frozen=True, slots=True)
 class _Guest:
     kernel: Kernel
     profile: Profile
     subjects: tuple[Subject, ...]
+    base: initramfs.Base
     again: bool = False
 
 
@@ -127,11 +121,19 @@ def prove(
     profiles: Sequence[Profile],
     *,
     parallel: int = 0,
+    bases: Mapping[str, initramfs.Base] | None = None,
     on_guest: Callable[[Kernel, Profile, machine.Run], None] = lambda _kernel, _profile, _run: None,
 ) -> Iterator[Cell]:
-    """Yield the cells of the matrix as guests end; *parallel* guests at a time, 0 = what this machine holds."""
+    """Yield the cells of the matrix as guests end; *parallel* guests at a time, 0 = what this machine holds.
+
+    *bases* has what guests of other architectures than this machine's start from, by uname's word (``foreign.base``).
+    """
     packs = [tuple(subjects[i : i + _TOGETHER]) for i in range(0, len(subjects), _TOGETHER)]
-    guests = [_Guest(k, p, pack) for k in kernels for p in profiles for pack in packs]
+    own = {os.uname().machine: initramfs.base()} | dict(bases or {})
+    missing = {k.arch for k in kernels} - set(own)
+    if missing:
+        raise initramfs.GuestUnbuildable(f"no guest for {', '.join(sorted(missing))} was given")
+    guests = [_Guest(k, p, pack, own[k.arch]) for k in kernels for p in profiles for pack in packs]
     stop = threading.Event()  # whoever stops asking ends the guests that still run
     with ThreadPoolExecutor(parallel or guests_at_once()) as pool:
         running = {pool.submit(_run, guest, stop): guest for guest in guests}
@@ -163,12 +165,12 @@ def _again(guest: _Guest, run: machine.Run, cells: Sequence[Cell]) -> list[_Gues
         return []
     begun = run.report.count(b'"event": "begin"')
     if not begun:  # it died before the first: that is none of theirs
-        return [_Guest(guest.kernel, guest.profile, tuple(silent), again=True)]
+        return [replace(guest, subjects=tuple(silent), again=True)]
     died_with = guest.subjects[begun - 1] if run.ended != "off" else None
     alone = [s for s in silent if died_with is None or s is died_with]
     others = tuple(s for s in silent if died_with is not None and s is not died_with)
     packs = [((s,), True) for s in alone] + ([(others, False)] if others else [])
-    return [_Guest(guest.kernel, guest.profile, pack, again=last) for pack, last in packs]
+    return [replace(guest, subjects=pack, again=last) for pack, last in packs]
 
 
 def guests_at_once() -> int:
@@ -183,7 +185,7 @@ def _run(guest: _Guest, stop: threading.Event) -> tuple[machine.Run, list[Cell]]
     btf = types_of(guest.kernel)
     run = machine.boot(
         guest.kernel,
-        [initramfs.base(), _job(guest, btf)],
+        [guest.base.archive, _job(guest, btf)],
         parameters=guest.profile.parameters,
         memory_mib=_GUEST_MIB,
         deadline_s=_BOOT_S + 2 * _LOAD_S * len(guest.subjects) ** 0.5,
@@ -197,7 +199,7 @@ def _run(guest: _Guest, stop: threading.Event) -> tuple[machine.Run, list[Cell]]
             outcome = Outcome(SILENT.real, message=_last_words(run))
         assessment = predict(subject, facts, btf) if facts else None
         agreed = agreement(assessment.verdict if assessment else Verdict.UNKNOWN, outcome)
-        cells.append(Cell(subject, guest.kernel, guest.profile, agreed, outcome, assessment, facts))
+        cells.append(Cell(subject, guest.kernel, guest.profile, agreed, outcome, assessment, facts, guest.base.runner))
     return run, cells
 
 

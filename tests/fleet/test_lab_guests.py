@@ -51,7 +51,7 @@ def test_an_archive_is_unpacked_as_it_was_packed(tmp_path: Path) -> None:
 
 
 def test_a_guest_has_a_python_with_all_it_imports(tmp_path: Path) -> None:
-    subprocess.run(["busybox", "cpio", "-idm"], input=base(), cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(["busybox", "cpio", "-idm"], input=base().archive, cwd=tmp_path, check=True, capture_output=True)
     program = "exec(open('/guest.py').read(), {'__name__': 'imported'}); print('whole')"
     words = ["chroot", str(tmp_path), "/usr/bin/python3", "-I", "-S", "-c", program]
     if os.getuid():
