@@ -21,6 +21,7 @@ from fleet.prepare import Wishes, prepare
 from fleet.record import Record, open_record
 from fleet.rollout.execute import Executor
 from fleet.rollout.execute.artefacts import Artefacts
+from fleet.rollout.settings import WaveSettings
 from fleet.rollout.watch import Observed, observe
 from fleet.survey import decide, harvest
 from inventory.collect import ScanOutcome, collect_facts
@@ -102,7 +103,8 @@ def choose(record: Record, archive: Archive, host: str, program: Program) -> Cho
 
 def make_spec(record: Record, home: Home, host: str, program: Program, wishes: Wishes) -> Spec:
     """Return what *host* is to run, with everything it names kept in the home. Raises Unfit."""
-    plan = prepare(record, home.archive, home.artefacts, program, [host], wishes)
+    settings = WaveSettings(include_unchanged=True)
+    plan = prepare(record, home.archive, home.artefacts, program, settings, wishes, host=host)
     if plan.skipped:
         raise Unfit(f"{program.name} on {host}: {plan.skipped[0].code}: {plan.skipped[0].detail}")
     spec: Spec = json.loads(json.dumps(plan.spec(host)))

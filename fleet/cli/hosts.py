@@ -188,12 +188,10 @@ def selected(record: Any, where: str) -> list[str]:
     names: list[str] = record.host_names()
     if not where:
         return names
-    from inventory.facts import Facts
-    from inventory.selector import parse_selector
+    from fleet.selection import matching
 
-    selector = parse_selector(where)
-    known = record.definitions()
-    return [n for n in names if selector.matches(known[n], record.facts(n) or Facts({}))]
+    chosen = matching(record, [where])[where]
+    return [name for name in names if name in chosen]
 
 
 def _row(view: Any) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
-from fleet.cli.hosts import selected
-from fleet.cli.output import emit_document, narrate, output_option, table
+from btf.fault import EXIT_NO
+from fleet.cli.output import narrate, output_option
+from fleet.cli.plan_files import find_plan, show_differences, show_plan, write_plan
+from fleet.cli.rollout_policy import policy_option, read_policy_file
 from fleet.cli.settings import Settings, pass_settings
 from probes.catalogue import find_program
 
@@ -58,50 +60,79 @@ def _limits(_context: click.Context, _parameter: click.Parameter, texts: tuple[s
     callback=_limits,
     help=f"Another limit than the program's, for slower hosts: {', '.join(_LIMITS)}.",
 )
-@click.option("--waves", default="5,25,100", show_default=True, help="Rising percentages of feasible hosts.")
-@click.option("--canary-bake", type=float, help="Seconds to watch wave 0.")
-@click.option("--bake", type=float, help="Seconds to watch each later wave.")
+@policy_option
+@click.option(
+    "--waves", metavar="LIST",
+    help="Instead of the policy's: rising percentages of feasible hosts, counts (+3), zone:NAME. Default: 5,25,100.",
+)  # fmt: skip
+@click.option("--canary-bake", "canary_bake_s", type=float, help="Seconds to watch wave 0.")
+@click.option("--bake", "bake_s", type=float, help="Seconds to watch each later wave.")
 @click.option("--parallel", type=click.IntRange(1, 512), help="Hosts at a time.")
+@click.option("--window", help='When hosts may be changed, for example "Mon-Fri 22:00-04:00 Europe/Berlin".')
+@click.option("--exclude", metavar="SELECTOR", help="Leave these hosts out.")
+@click.option("--controls", "control_hosts", type=click.IntRange(0), help="Hosts kept to compare with, per kernel.")
 @click.option("--try-unknown", is_flag=True, help="Let one canary per kernel build try where evidence is missing.")
+@click.option("--include-unchanged", is_flag=True, help="Plan hosts too that run exactly this already.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan to this file, too.")
+@click.option("--diff", "other", metavar="PLAN", help="Show how it differs from this plan, by id or file.")
+@click.option("--exit-code", is_flag=True, help="Exit with 3 when it changes a host; with --diff: when plans differ.")
 @click.option("--check", is_flag=True, help="Show the plan; do not keep it.")
 @output_option
 @pass_settings
+@click.pass_context
 def plan(
-    settings: Settings, program: str, where: str, policies: tuple[Path, ...], controllers: tuple[str, ...],
-    scope: str | None, limits: dict[str, float], waves: str, canary_bake: float | None, bake: float | None,
-    parallel: int | None, output: str, *, audit: bool, try_unknown: bool, check: bool,
+    context: click.Context, settings: Settings, /, program: str, where: str, policies: tuple[Path, ...],
+    controllers: tuple[str, ...], scope: str | None, limits: dict[str, float], policy_file: Path | None,
+    waves: str | None, out: Path | None, other: str | None, output: str, *, audit: bool, exit_code: bool, check: bool,
+    **given: Any,
 ) -> None:  # fmt: skip
-    """Freeze who gets which build of PROGRAM in which wave. `corollout rollout start` takes the plan's id."""
-    from fleet.prepare import Wishes, prepare
-    from fleet.rollout.settings import WaveSettings
+    """Freeze who gets which build of PROGRAM in which wave, and show what that changes on each host.
 
-    given: dict[str, Any] = {"canary_bake_s": canary_bake, "bake_s": bake, "parallel": parallel}
-    wave_settings = WaveSettings(
-        percents=_percents(waves), try_unknown=try_unknown, **{k: v for k, v in given.items() if v is not None}
-    )
+    `corollout rollout start` takes the plan's id or its file. With --diff, PROGRAM may be a plan as well.
+    """
+    from fleet.prepare import Wishes, prepare
+    from fleet.rollout.changes import changes_anything, summary
+    from fleet.rollout.policy_file import settings_of
+
+    set_here = {k: v for k, v in given.items() if v is not None and v is not False}
+    if waves is not None:
+        set_here["waves"] = _waves(waves)
+    wave_settings = settings_of({**read_policy_file(policy_file), **set_here})
     wishes = Wishes(
-        settings=wave_settings, policies=tuple(p.read_bytes() for p in policies), audit=audit,
-        controllers=controllers, scope=scope, limits=limits,
+        where=where, policies=tuple(p.read_bytes() for p in policies), audit=audit, controllers=controllers,
+        scope=scope, limits=limits,
     )  # fmt: skip
     with settings.record() as record:
-        found = find_program(program, settings.catalogue())
-        made = prepare(record, settings.archive(), settings.artefacts(), found, selected(record, where), wishes)
+        before = find_plan(record, other) if other is not None else None
+        catalogue = settings.catalogue()
+        if before is not None and program not in catalogue:
+            made, check = find_plan(record, program), True
+        else:
+            found = find_program(program, catalogue)
+            made = prepare(record, settings.archive(), settings.artefacts(), found, wave_settings, wishes)
         if not check:
             record.save_plan(made, actor=settings.actor)
+    if out is not None and not check:
+        write_plan(made, out)
+    changed = changes_anything(made)
     if output in ("json", "jsonl"):
-        emit_document("plan", made.document())
-        return
-    rows = [[w.number, w.name, h.host, h.variant, h.build[7:19], f"{w.bake_s:g}"] for w in made.waves for h in w.hosts]
-    click.echo(table(rows, ["wave", "name", "host", "variant", "build", "bake s"]), nl=False)
-    if made.skipped:
-        click.echo(
-            "\n" + table([[s.host, s.code, s.detail] for s in made.skipped], ["left out", "why", "detail"]), nl=False
-        )
+        click.echo(made.text())
+    elif before is None:
+        show_plan(made)
+    if before is not None:
+        changed = show_differences(before, made, output)
+    narrate(f"{made.program}: {summary(made)}", quiet=settings.quiet)
     narrate(f"plan {made.id}" + ("" if check else f": `corollout rollout start {made.id}`"), quiet=settings.quiet)
+    if exit_code and changed:
+        context.exit(EXIT_NO)
 
 
-def _percents(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a list of percentages", param_hint="--waves") from None
+def _waves(text: str) -> list[dict[str, str]]:
+    """``5,25,100`` are percentages; ``+3`` are three hosts more; all else is as in a rollout policy."""
+    takes = [part.strip() for part in text.split(",")]
+    if not all(takes):
+        raise click.BadParameter(f"{text!r} is not a list of waves", param_hint="--waves")
+    return [
+        {"take": take[1:] if take.startswith("+") else f"{take}%" if take[0].isdigit() and take[-1] != "%" else take}
+        for take in takes
+    ]

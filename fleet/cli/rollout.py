@@ -11,44 +11,18 @@ from pathlib import Path
 
 import click
 
-from fleet.cli.drive import check_option, chosen_way, consent, drive, way_options, yes_option
-from fleet.cli.output import narrate, table
+from fleet.cli.drive import check_option, chosen_way, drive, way_options
+from fleet.cli.output import narrate
 from fleet.cli.rollout_ask import ASKS
 from fleet.cli.rollout_look import LOOKS, counts
+from fleet.cli.rollout_policy import rollout_policy
+from fleet.cli.rollout_start import start
 from fleet.cli.settings import Settings, pass_settings
 
 
 @click.group()
 def rollout() -> None:
     """Carry out a plan: start, watch, pause, halt, roll back."""
-
-
-@rollout.command()
-@click.argument("plan_id")
-@way_options
-@yes_option
-@check_option
-@pass_settings
-@click.pass_context
-def start(
-    context: click.Context, settings: Settings, plan_id: str, via: str | None, ansible_inventory: Path | None, *,
-    yes: bool, check: bool,
-) -> None:  # fmt: skip
-    """Start the rollout of a saved plan and drive it; a plan whose hosts changed since is refused."""
-    from fleet.rollout.plan import load_plan, refuse_stale
-
-    way = chosen_way(via, ansible_inventory)
-    with settings.record() as record:
-        made = load_plan(record.plan(plan_id).document)
-        current = {v.name: (v.kernel_id, v.facts_digest) for v in record.hosts_named([h.host for h in made.hosts])}
-        refuse_stale(made, current)
-        if check:
-            rows = [[w.number, w.name, len(w.hosts), f"{w.bake_s:g}"] for w in made.waves]
-            click.echo(table(rows, ["wave", "name", "hosts", "bake s"]), nl=False)
-            return
-        consent(f"start {made.program} on {len(made.hosts)} hosts in {len(made.waves)} waves", yes=yes)
-        rollout_id = record.create_rollout(plan_id, settings.actor)
-    context.exit(drive(settings, rollout_id, way=way))
 
 
 @rollout.command()
@@ -72,5 +46,5 @@ def go(
     context.exit(drive(settings, rollout_id, adopt=adopt, way=way))
 
 
-for _command in (*LOOKS, *ASKS):
+for _command in (start, *LOOKS, *ASKS, rollout_policy):
     rollout.add_command(_command)

@@ -11,11 +11,11 @@ from fleet.console.dialogs import FilterLine
 from fleet.console.explain import explain_host
 from fleet.console.look import Cell, ago, sign
 from fleet.console.page import Line, Page, bindings
-from fleet.console.selection import check_selector, select_hosts
 from fleet.console.table import Table
 from fleet.console.window import Column, View
 from fleet.record import Record
 from fleet.record.views import HostFilter, HostView
+from fleet.selection import check_selector, select_hosts
 
 TROUBLE = ("blocked", "refused", "unknown")
 

@@ -22,7 +22,9 @@ from fleet.record.drift_store import DriftStore
 from fleet.record.errors import RecordMissing, RecordUnwritable, SchemaNewer, SchemaOlder, as_fault
 from fleet.record.evidence import Evidence
 from fleet.record.order_store import OrderStore
+from fleet.record.pin_store import PinStore
 from fleet.record.place import checked, file_of, masked, on_server
+from fleet.record.plan_queries import PlanQueries
 from fleet.record.proof_store import ProofStore
 from fleet.record.queries import HostQueries
 from fleet.record.rollout_queries import RolloutQueries
@@ -43,6 +45,8 @@ class Record(
     ControlStore,
     ProofStore,
     DriftStore,
+    PinStore,
+    PlanQueries,
     HostQueries,
     RolloutQueries,
     WindowQueries,

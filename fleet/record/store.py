@@ -45,7 +45,7 @@ class Planned(Protocol):
     def digest(self) -> str: ...  # noqa: D102 - a field
     @property
     def created_at(self) -> float: ...  # noqa: D102 - a field
-    def document(self) -> dict[str, Any]: ...  # noqa: D102 - corollout.plan/1
+    def text(self) -> bytes: ...  # noqa: D102 - corollout.plan/1
 
 
 def add_audit(session: Session, at: float, actor: str, verb: str, **fields: Any) -> None:
@@ -183,7 +183,7 @@ class HostStore(Access):
                 "id": plan.id,
                 "program": plan.program,
                 "digest": plan.digest,
-                "document": json.dumps(plan.document(), sort_keys=True, separators=(",", ":")),
+                "document": plan.text().decode(),
                 "created_at": plan.created_at,
             }
             fresh = session.execute(

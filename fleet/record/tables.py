@@ -179,6 +179,28 @@ class AssignmentRow(Base):
     since: Mapped[float] = mapped_column(Float)
 
 
+class PinRow(Base):
+    """A person holds a host to what it runs, or to one variant of a program."""
+
+    __tablename__ = "pin"
+    host: Mapped[str] = mapped_column(ForeignKey("host.name", ondelete="CASCADE"), primary_key=True)
+    program: Mapped[str] = mapped_column(Name, primary_key=True)
+    variant: Mapped[str | None] = mapped_column(String(16))  # None: it stays as it is
+    reason: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(Name)
+    at: Mapped[float] = mapped_column(Float)
+
+
+class JoinedRow(Base):
+    """A host that came after the plan was made and joined the last wave, with what is planned for it."""
+
+    __tablename__ = "joined"
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
+    host: Mapped[str] = mapped_column(Name, primary_key=True)
+    document: Mapped[str] = mapped_column(Text)  # JSON of fleet.rollout.waves.PlannedHost, and its own part of the spec
+    at: Mapped[float] = mapped_column(Float)
+
+
 class DriftRow(Base):
     """One way in which a host differed from its assignments when it was last looked at; gone when it is mended."""
 

@@ -96,6 +96,18 @@ class PlanView:
 
 
 @dataclass(frozen=True, slots=True)
+class PinView:
+    """A host that a person holds to what it runs (``variant`` None), or to one variant."""
+
+    host: str
+    program: str
+    variant: str | None
+    reason: str
+    actor: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class WaveView:
     """One wave; ``steps`` counts its hosts by step state; ``gate`` is the gate's answer with its evidence."""
 

@@ -16,8 +16,8 @@ from btf.fault import Fault
 from fleet.compatibility.verdict import Choice
 from fleet.record import Record, open_record
 from fleet.record.views import SampleView
-from fleet.rollout.plan import make_plan
-from fleet.rollout.settings import WaveSettings
+from fleet.rollout.freeze import make_plan
+from fleet.rollout.settings import WaveSettings, WaveStep
 from inventory.connect.errors import HostKeyChanged, Unreachable
 from inventory.facts import Facts
 from inventory.host import Host
@@ -90,7 +90,7 @@ def make_rollout(record: Record, *, plan_id: str = "plan-1", program_name: str =
         program(name=program_name),
         choices,
         record.definitions().values(),
-        WaveSettings(percents=(50.0, 100.0), canary_bake_s=60.0, bake_s=30.0),
+        WaveSettings(waves=(WaveStep("50%"),), canary_bake_s=60.0, bake_s=30.0),
         builds,
         config={},
         now=record.now(),

@@ -13,10 +13,10 @@ from console_fleet import LAB, Clock, Scan, make_halted, make_lab, make_running,
 
 from fleet.console.feed import Changed, Lost, News, follow, look, waits_line
 from fleet.console.rollout_rows import WavesWindow, brief, cost_lines, gate_lines
-from fleet.console.selection import select_hosts
 from fleet.console.window import View
 from fleet.record import Record
 from fleet.record.views import Pulse
+from fleet.selection import select_hosts
 from inventory.connect.errors import Unreachable
 from inventory.host import Host
 

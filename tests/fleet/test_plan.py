@@ -20,20 +20,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from decide_cases import facts, program
 
 from fleet.compatibility.verdict import Choice, Verdict
-from fleet.rollout.plan import (
-    Plan,
-    PlanImpossible,
-    PlanMalformed,
-    PlannedHost,
-    PlanStale,
-    build_id,
-    find_stale,
-    load_plan,
-    make_plan,
-    make_waves,
-    refuse_stale,
-)
-from fleet.rollout.settings import SettingsWrong, WaveSettings
+from fleet.rollout.freeze import PlanImpossible, make_plan
+from fleet.rollout.plan import Plan, PlanMalformed, build_id, load_plan
+from fleet.rollout.settings import SettingsWrong, WaveSettings, WaveStep
+from fleet.rollout.stale import PlanStale, find_stale, refuse_stale
+from fleet.rollout.waves import PlannedHost, make_waves
 from inventory.host import Host
 from probes.agent.spec import check_spec
 from probes.catalogue import Build
@@ -65,9 +56,13 @@ def plan(choices: Sequence[Choice], **changes: Any) -> Plan:
     return make_plan(program(), choices, [*hosts, *extra], wave_settings, BUILDS, **{**arguments, **changes})
 
 
+def steps(*takes: str) -> tuple[WaveStep, ...]:
+    return tuple(WaveStep(take) for take in takes)
+
+
 SETTINGS = st.builds(
     WaveSettings,
-    percents=st.lists(st.integers(1, 99), unique=True, max_size=4).map(lambda p: (*map(float, sorted(p)), 100.0)),
+    waves=st.lists(st.integers(1, 99), unique=True, max_size=4).map(lambda p: steps(*(f"{n}%" for n in sorted(p)))),
     try_unknown=st.booleans(),
     control_hosts=st.integers(0, 4),
 )
@@ -171,7 +166,7 @@ def test_who_cannot_run_it_is_skipped_with_a_code() -> None:
         "b": "blocked", "c": "refused", "d": "unknown", "e": "btf-missing", "f": "decision-stale", "g": "no-decision",
         "h": "no-answer",
     }  # fmt: skip
-    assert set(made.own) == {"a"}
+    assert set(made.specs) == {"a"}
 
 
 def test_unknown_hosts_try_as_canaries_only_when_allowed() -> None:
@@ -217,7 +212,8 @@ def test_round_trip_and_tampering() -> None:
         lambda d: d.update(schema="corollout.plan/2"),
         lambda d: d.pop("waves"),
         lambda d: d.update(waves="many"),
-        lambda d: d["settings"].update(percents=[50, 20]),
+        lambda d: d["settings"].update(bake_s=-1),
+        lambda d: d["settings"].update(waves=[{"take": "50%"}, {"take": "5%"}]),
     ],
 )
 def test_what_is_not_a_plan_is_refused(spoil: Any) -> None:
@@ -264,8 +260,9 @@ def test_scopes_are_those_of_the_program() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"percents": ()}, {"percents": (5.0, 50.0)}, {"percents": (50.0, 5.0, 100.0)}, {"percents": (0.0, 100.0)},
-     {"breaches": 4}, {"bake_s": -1.0}, {"parallel": 0}, {"deadline_s": 0.0}],
+    [{"waves": steps("50%", "5%")}, {"waves": steps("5%", "canaries")}, {"waves": steps("100%", "3")},
+     {"waves": steps("5%", "5%")}, {"control_hosts": -1}, {"waves": steps("1") * 101},
+     {"bake_s": math.inf}, {"breaches": 4}, {"bake_s": -1.0}, {"parallel": 0}, {"deadline_s": 0.0}],
 )  # fmt: skip
 def test_settings_that_contradict_themselves_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsWrong):

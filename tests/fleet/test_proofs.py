@@ -166,6 +166,9 @@ class PlanOfOne:
     digest: str = "d"
     created_at: float = 1.0
 
+    def text(self) -> bytes:
+        return json.dumps(self.document()).encode()
+
     def document(self) -> dict:
         host = {"host": "web-1", "kernel_id": self.kernel_id, "variant": "core", "build": "sha256:core"}
         return {"waves": [{"number": 0, "name": "canary", "bake_s": 1.0, "hosts": [{**host, "facts_digest": "f"}]}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -54,6 +55,9 @@ class SavedPlan:
     program: str = "tcp-flow"
     digest: str = "sha256:1"
     created_at: float = 5.0
+
+    def text(self) -> bytes:
+        return json.dumps(self.document()).encode()
 
     def document(self) -> dict:
         host = {"kernel_id": "k/x86_64", "variant": "core", "build": "sha256:b", "facts_digest": "f"}

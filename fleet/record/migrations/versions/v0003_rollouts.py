@@ -14,6 +14,7 @@ def upgrade() -> None:
     _drift()
     _service_samples()
     _way()
+    _plans()
 
 
 def _drift() -> None:
@@ -64,4 +65,27 @@ def _way() -> None:
         sa.Column("inventory", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"]),
         sa.PrimaryKeyConstraint("rollout_id"),
+    )
+
+
+def _plans() -> None:
+    op.create_table(
+        "pin",
+        sa.Column("host", sa.String(length=253), nullable=False),
+        sa.Column("program", sa.String(length=253), nullable=False),
+        sa.Column("variant", sa.String(length=16), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("actor", sa.String(length=253), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["host"], ["host.name"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("host", "program"),
+    )
+    op.create_table(
+        "joined",
+        sa.Column("rollout_id", sa.String(length=40), nullable=False),
+        sa.Column("host", sa.String(length=253), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"]),
+        sa.PrimaryKeyConstraint("rollout_id", "host"),
     )

@@ -1,4 +1,4 @@
-"""What the filter line means: the command line's selector, or a bare word found in name, zone, release or OS.
+"""Which hosts of the record a selector means; a filter line may also be a bare word found in name, zone, release or OS.
 
 Reads the record. Facts come from the host's columns where they can; a facts document is opened only for what they lack.
 """
@@ -26,9 +26,20 @@ def select_hosts(record: Record, text: str, sort: Sequence[str]) -> list[str]:
     """Return the names of the hosts that *text* selects, in order; raises SelectorMalformed."""
     if not _COMPARES.search(text):
         return record.host_names(HostFilter(text=text), sort)
-    selector = parse_selector(text)
-    chosen = {b.host.name for b in record.host_briefs() if selector.matches(b.host, _facts(b, record.facts_of))}
+    chosen = matching(record, [text])[text]
     return [name for name in record.host_names(sort=sort) if name in chosen]
+
+
+def matching(record: Record, texts: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return, for each selector of *texts*, the names of the hosts it matches; raises SelectorMalformed."""
+    selectors = {text: parse_selector(text) for text in texts}
+    if not selectors:
+        return {}
+    known = [(brief.host, _facts(brief, record.facts_of)) for brief in record.host_briefs()]
+    return {
+        text: frozenset(host.name for host, facts in known if selector.matches(host, facts))
+        for text, selector in selectors.items()
+    }
 
 
 def _facts(brief: HostBrief, load: Callable[[str], Facts | None]) -> Facts | None:
