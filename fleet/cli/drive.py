@@ -1,10 +1,9 @@
-"""Driving a rollout from a command: consent, who reaches the hosts, narration line by line, the exit code."""
+"""Driving a rollout from a command: consent, who reaches the hosts, narration, the exit code."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import click
 from btf.fault import EXIT_USAGE, EXIT_WAITS, Fault
 from fleet.cli.output import narrate
 from fleet.cli.settings import Settings
+from fleet.cli.watch import narrated
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 check_option = click.option("--check", is_flag=True, help="Say what would happen; touch nothing.")
@@ -83,21 +83,13 @@ def drive(settings: Settings, rollout_id: str, *, adopt: bool = False, way: Any 
     narrate(
         f"{rollout_id}: driving; Ctrl-C stops between two hosts, `corollout rollout go` goes on", quiet=settings.quiet
     )
-    follow: Callable[[Any], None] = (lambda _event: None) if settings.quiet else tell
-    state = run_rollout(settings.home, rollout_id, executor_factory=factory, on_event=follow, adopt=adopt)
+    showing = nullcontext() if settings.quiet else narrated(settings, rollout_id, sys.stderr)
+    with showing:
+        state = run_rollout(settings.home, rollout_id, executor_factory=factory, adopt=adopt)
     narrate(f"{rollout_id}: {state}", quiet=settings.quiet)
     if exit_of(state) == EXIT_WAITS:
         narrate(f"it waits for a person: `corollout rollout status {rollout_id}`", quiet=settings.quiet)
     return exit_of(state)
-
-
-def tell(event: Any) -> None:
-    """Narrate one audit row; one that changed no state is silent."""
-    if event.before is not None and event.before == event.after:
-        return  # a touch of the row, not a change of state
-    change = f"{event.before or '·'} → {event.after}" if event.after else ""
-    parts = [time.strftime("%H:%M:%S", time.gmtime(event.at)), event.verb, event.host, change, event.detail]
-    narrate("  ".join(str(p) for p in parts if p))
 
 
 def consent(what: str, *, yes: bool) -> None:

@@ -9,11 +9,9 @@ from typing import Any
 import click
 
 from btf.fault import printable
-from fleet.cli.drive import tell
 from fleet.cli.output import emit, emit_document, output_option, table
 from fleet.cli.settings import Settings, pass_settings
-
-WATCH_S = 0.5
+from fleet.cli.watch import watch
 
 
 @click.command("plans")
@@ -81,29 +79,6 @@ def history(settings: Settings, rollout_id: str, limit: int, output: str) -> Non
     columns = {"when": "when", "actor": "actor", "verb": "verb", "host": "host", "from": "before", "to": "after",
                "token": "token", "detail": "detail"}  # fmt: skip
     emit("history", rows, columns, output, key="events")
-
-
-@click.command()
-@click.argument("rollout_id")
-@click.option("--timeout", default=0.0, help="Stop watching after this many seconds; 0: when it ends.")
-@pass_settings
-@click.pass_context
-def watch(context: click.Context, settings: Settings, rollout_id: str, timeout: float) -> None:
-    """Follow a rollout line by line until it ends or waits; changes nothing."""
-    from fleet.rollout.controller import driver
-    from fleet.rollout.engine import exit_of
-
-    begin, seen = time.monotonic(), 0
-    with settings.record() as record:
-        while True:
-            view = record.rollout(rollout_id)
-            for event in record.events(seen, 1000, rollout_id=rollout_id):
-                seen = event.id
-                tell(event)
-            if driver(view, time.time()) is None or (timeout and time.monotonic() - begin > timeout):
-                break
-            time.sleep(WATCH_S)
-    context.exit(exit_of(view.state))
 
 
 def _summary(view: Any) -> dict[str, Any]:
