@@ -91,7 +91,7 @@ def kernels(
 
 @lab.group()
 def guests() -> None:
-    """Full distributions on their own kernels under emulation, as real SSH hosts: 5.10, 6.1, 6.12."""
+    """Full distributions on their own kernels under emulation, as real SSH hosts: 5.10, 6.1, 6.12; no-bpf, no-btf."""
 
 
 _cache = click.option(

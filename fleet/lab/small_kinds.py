@@ -66,7 +66,7 @@ _AGED = (
 KINDS: Mapping[str, Kind] = {
     row.name: row
     for row in (
-        Kind("no-bpf", "a kernel without bpf(), where only the fallbacks live"),
+        Kind("no-bpf", "a kernel without bpf(), where only the fallbacks live", ("VETH",)),  # a wire to be policed
         Kind(
             "no-btf",
             "BPF as before 5.0: no BTF, kprobes, links, ring buffer, global data, loops or third instruction set",

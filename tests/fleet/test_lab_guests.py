@@ -24,7 +24,7 @@ from fleet.compatibility.outcome import Agreement, Outcome, Real, agreement, boo
 from fleet.compatibility.verdict import Verdict
 from fleet.lab import machine, proof
 from fleet.lab.guest import held_caps
-from fleet.lab.initramfs import Entry, base, cpio, plain_file
+from fleet.lab.initramfs import Base, Entry, base, cpio, plain_file
 from fleet.lab.kernel_store import Kernel
 from fleet.lab.kernels import fetch
 from fleet.lab.modules import load_order
@@ -273,7 +273,7 @@ class Named(str):
 
 def after(report: bytes, ended: str, *answered: int, again: bool = False) -> list[tuple[tuple[str, ...], bool]]:
     subjects = tuple(Named(c) for c in "abcd")
-    guest = proof._Guest(None, None, subjects, again)
+    guest = proof._Guest(None, None, subjects, Base(b"", ""), again)
     cells = [
         SimpleNamespace(subject=s, agreement=Agreement.EQUAL if n in answered else Agreement.UNANSWERED)
         for n, s in enumerate(subjects)
