@@ -166,8 +166,11 @@ def decide(
     decided = []
     for program in programs:
         builds = materials(program)
+        pins = {p.host: p.variant for p in record.pins(program.name) if p.variant is not None}
         for window in _windows(record, hosts):
-            choices = list(choose_all(window, program, builds, kernels, learned=learned, quarantine=quarantine))
+            choices = list(
+                choose_all(window, program, builds, kernels, learned=learned, quarantine=quarantine, pins=pins)
+            )
             record.record_choices(choices)
             decided += choices
     return decided

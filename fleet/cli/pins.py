@@ -22,12 +22,17 @@ from probes.manifest import LADDER
 @pass_settings
 def pin(settings: Settings, host: str, program: str, variant: str | None, reason: str, *, check: bool) -> None:
     """Hold HOST to what it runs of PROGRAM: plans leave it out until `corollout unpin`."""
-    find_program(program, settings.catalogue())
+    from fleet.survey import decide
+
+    found = find_program(program, settings.catalogue())
     what = f"{host} to {variant}" if variant else f"{host} as it is"
     with settings.record() as record:
         record.host(host)
         if not check:
             record.pin(host, program, variant=variant, reason=reason, actor=settings.actor)
+            decided = decide(record, settings.archive(), [found], hosts=[host]) if variant else []
+            verdicts = [a.verdict.value for c in decided for a in c.assessments if a.variant == variant]
+            what += f" ({', '.join(verdicts) or 'not decided'} there)" if variant else ""
     narrate(f"pin: {'would hold' if check else 'holds'} {what} for {program}", quiet=settings.quiet)
 
 

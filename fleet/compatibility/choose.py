@@ -90,14 +90,15 @@ def choose(
     *,
     learned: Sequence[Learned] = (),
     quarantine: Collection[tuple[str, str]] = frozenset(),
+    also: str | None = None,
 ) -> Choice:
     """Return what *host* gets for *program*.
 
-    *materials* by variant; *quarantine* holds (build digest, kernel id) pairs that a verifier rejected.
+    *materials* by variant; *quarantine* holds (build digest, kernel id) pairs that a verifier rejected; *also* is a
+    variant to be assessed in any case, because a person pinned the host to it. It changes nothing of the choice.
     """
-    assessments: list[Assessment] = []
-    chosen: Assessment | None = None
-    for variant in program.ladder:
+
+    def held_against(variant: str) -> tuple[Assessment, bool]:
         material = materials.get(variant, Material(missing=f"{variant} has no build"))
         stopped = (material.build, facts.kernel_id) in quarantine
         assessment = _hopeless(program, variant, material, quarantined=stopped) or assess(
@@ -114,6 +115,12 @@ def choose(
             build=material.build,
             learned=learned,
         )
+        return assessment, stopped
+
+    assessments: list[Assessment] = []
+    chosen: Assessment | None = None
+    for variant in program.ladder:
+        assessment, stopped = held_against(variant)
         assessments.append(assessment)
         if chosen is None and assessment.verdict in _RUNS:
             chosen = assessment
@@ -126,7 +133,9 @@ def choose(
     name = chosen.variant if chosen else None
     choice = Choice(host, program.name, facts.kernel_id, facts.digest, name, verdict, "", tuple(assessments))
     unlocks = tuple(dict.fromkeys(u for _, way in openings(choice) for u in way))
-    return replace(choice, summary=_summary(choice), unlocks=unlocks)
+    if also in program.ladder and also not in {a.variant for a in assessments}:
+        assessments.append(held_against(also)[0])
+    return replace(choice, summary=_summary(choice), unlocks=unlocks, assessments=tuple(assessments))
 
 
 def _hopeless(program: Program, variant: str, material: Material, *, quarantined: bool) -> Assessment | None:
@@ -189,7 +198,9 @@ def choose_all(
     *,
     learned: Sequence[Learned] = (),
     quarantine: Collection[tuple[str, str]] = frozenset(),
+    pins: Mapping[str, str] | None = None,
 ) -> Iterator[Choice]:
-    """Choose for many hosts, in their order."""
+    """Choose for many hosts, in their order; *pins*: the variant that a host is pinned to, by host."""
     for host, facts in hosts:
-        yield choose(host, program, facts, materials, kernels, learned=learned, quarantine=quarantine)
+        also = (pins or {}).get(host)
+        yield choose(host, program, facts, materials, kernels, learned=learned, quarantine=quarantine, also=also)

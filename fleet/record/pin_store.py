@@ -35,13 +35,20 @@ class PinStore(Access):
                 raise NotInRecord(f"{host!r} is not pinned for {program!r}", remedy="`corollout pins` lists them.")
             add_audit(session, self.now(), actor, "unpin", host=host, program=program)
 
+    def pin_of(self, host: str, program: str) -> PinView | None:
+        """Return the pin of one host, or None."""
+        with self.reading() as session:
+            row = session.get(PinRow, (host, program))
+            return None if row is None else _view(row)
+
     def pins(self, program: str | None = None) -> list[PinView]:
         """Return pins by program and host."""
         statement = select(PinRow).order_by(PinRow.program, PinRow.host)
         if program is not None:
             statement = statement.where(PinRow.program == program)
         with self.reading() as session:
-            return [
-                PinView(p.host, p.program, p.variant, p.reason, p.actor, p.at)
-                for p in session.execute(statement).scalars()
-            ]
+            return [_view(row) for row in session.execute(statement).scalars()]
+
+
+def _view(row: PinRow) -> PinView:
+    return PinView(row.host, row.program, row.variant, row.reason, row.actor, row.at)

@@ -48,8 +48,11 @@ def probe(work: Work, step: StepView) -> StepOutcome:
     for what, was, now in (("build", planned["build_id"], build_id), ("release", planned["release"], release)):
         if was and now and was != now:
             raise HostChanged(f"its kernel changed since the plan: {what} {was} → {now}")
+    pin = work.record.pin_of(step.host, spec["program"])
+    if pin is not None and pin.variant != step.variant:
+        raise HostChanged(f"pinned {'to ' + pin.variant if pin.variant else 'as it is'} since the plan by {pin.actor}")
     chosen = work.record.choices(spec["program"], host=step.host)
-    if chosen and chosen[0].variant != step.variant:
+    if pin is None and chosen and chosen[0].variant != step.variant:
         raise HostChanged(f"decided otherwise since the plan: {step.variant} → {chosen[0].variant or 'nothing fits'}")
     return StepOutcome(step.host, "probed", document={"boot_id": boot_of(status)})
 

@@ -81,7 +81,7 @@ def materials(case: Mapping[str, Any]) -> dict[str, Material]:
     return {n: Material(missing=f"{n} is not built") if n in case.get("missing", ()) else m for n, m in found.items()}
 
 
-def decide(case: Mapping[str, Any], host: str = "web-1") -> Choice:
+def decide(case: Mapping[str, Any], host: str = "web-1", *, also: str | None = None) -> Choice:
     body = case.get("btf", BASE["btf"])
     return choose(
         host,
@@ -91,4 +91,5 @@ def decide(case: Mapping[str, Any], host: str = "web-1") -> Choice:
         Kernels(lambda _id: None if body is None else types(body)),
         learned=[Learned(b, k, Evidence(e)) for b, k, e in case.get("learned", ())],
         quarantine={(b, k) for b, k in case.get("quarantine", ())},
+        also=also,
     )
