@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -25,6 +25,13 @@ def upsert(session: Session, table: Any) -> Any:
     """Return an INSERT into *table* that knows ON CONFLICT, in the words of the session's database."""
     server = session.get_bind().dialect.name == "postgresql"
     return postgresql.insert(table) if server else sqlite.insert(table)
+
+
+def clock_of(session: Session, now: Callable[[], float]) -> float:
+    """Return the time by which heartbeats are judged: the server's, where machines share one, else *now*'s."""
+    if session.get_bind().dialect.name != "postgresql":
+        return now()
+    return float(session.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
 class Access:

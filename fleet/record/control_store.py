@@ -10,7 +10,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from btf.fault import printable
-from fleet.record.access import Access
+from fleet.record.access import Access, clock_of
 from fleet.record.errors import ClaimRefused, NotInRecord
 from fleet.record.store import add_audit
 from fleet.record.tables import ControllerRow, RequestRow, RolloutRow
@@ -51,17 +51,19 @@ class ControlStore(Access):
             rollout = session.get(RolloutRow, rollout_id)
             if rollout is None:
                 raise NotInRecord(f"no rollout is called {rollout_id!r}")
+            heard = clock_of(session, self.now)
             held = session.execute(
                 select(ControllerRow).where(ControllerRow.rollout_id == rollout_id)
             ).scalar_one_or_none()
             detail = ""
             if held is not None and held.id != controller:
-                if alive(held.id, at - held.beat_at):
-                    raise ClaimRefused(f"{rollout_id} is driven by {held.id}, last heard {at - held.beat_at:.0f} s ago")
+                if alive(held.id, heard - held.beat_at):
+                    ago = f"last heard {heard - held.beat_at:.0f} s ago"
+                    raise ClaimRefused(f"{rollout_id} is driven by {held.id}, {ago}")
                 detail = f"taken over from {held.id}"
             session.execute(delete(ControllerRow).where(ControllerRow.rollout_id == rollout_id))
             session.execute(
-                insert(ControllerRow).values(id=controller, started_at=at, beat_at=at, rollout_id=rollout_id)
+                insert(ControllerRow).values(id=controller, started_at=at, beat_at=heard, rollout_id=rollout_id)
             )
             rollout.epoch += 1
             add_audit(session, at, controller, "claim", rollout_id=rollout_id, program=rollout.program, detail=detail)
@@ -73,7 +75,7 @@ class ControlStore(Access):
             row = session.get(ControllerRow, controller)
             if row is None or row.rollout_id != rollout_id:
                 return False
-            row.beat_at = self.now()
+            row.beat_at = clock_of(session, self.now)
             return True
 
     def release_rollout(self, rollout_id: str, controller: str) -> None:

@@ -31,6 +31,7 @@ from fleet.record.rollout_queries import RolloutQueries
 from fleet.record.rollout_store import RolloutStore
 from fleet.record.way_store import WayStore
 from fleet.record.window_queries import WindowQueries
+from fleet.record.worker_store import WorkerStore
 
 if TYPE_CHECKING:
     from fleet.record.postgres import Way
@@ -43,6 +44,7 @@ PATIENCE_S = 60.0  # how long an open record waits for a server that went away
 class Record(
     RolloutStore,
     ControlStore,
+    WorkerStore,
     ProofStore,
     DriftStore,
     PinStore,

@@ -37,8 +37,8 @@ class RolloutQueries(Access):
             return _rollout(session, row)
 
     def steps(
-        self, rollout_id: str, *, wave: int | None = None, states: Iterable[str] | None = None, offset: int = 0,
-        limit: int | None = None,
+        self, rollout_id: str, *, wave: int | None = None, states: Iterable[str] | None = None,
+        zone: str | None = None, offset: int = 0, limit: int | None = None,
     ) -> list[StepView]:  # fmt: skip
         """Return a rollout's steps by wave and host; one window of them with *offset* and *limit*."""
         statement = select(StepRow).where(StepRow.rollout_id == rollout_id).order_by(StepRow.wave, StepRow.host)
@@ -46,6 +46,8 @@ class RolloutQueries(Access):
             statement = statement.where(StepRow.wave == wave)
         if states is not None:
             statement = statement.where(StepRow.state.in_(tuple(states)))
+        if zone is not None:
+            statement = statement.where(StepRow.zone == zone)
         with self.reading() as session:
             return [step_view(row) for row in session.execute(statement.offset(offset).limit(limit)).scalars()]
 

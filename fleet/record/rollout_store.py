@@ -28,7 +28,8 @@ from fleet.record.tables import (
     StepRow,
     WaveRow,
 )
-from fleet.record.views import SampleView, StepOutcome
+from fleet.record.views import Claim, SampleView, StepOutcome
+from fleet.record.worker_store import check_claim, zones_of
 
 
 def _count(session: Session, name: str, floor: int = 0) -> int:
@@ -50,6 +51,7 @@ class RolloutStore(HostStore):
             if plan is None:
                 raise NotInRecord(f"no plan is called {plan_id!r}")
             document = json.loads(plan.document)
+            zones = zones_of(session)
             rollout_id = f"{plan.program[:28]}-{_count(session, 'rollout')}"
             session.execute(
                 insert(RolloutRow).values(
@@ -69,6 +71,7 @@ class RolloutStore(HostStore):
                     {
                         "rollout_id": rollout_id, "host": h["host"], "wave": number, "variant": h["variant"],
                         "build": h["build"], "kernel_id": h["kernel_id"], "state": "pending", "attempts": 0,
+                        "zone": zones.get(h["host"], ""),
                     }
                     for h in wave["hosts"]
                 ]  # fmt: skip
@@ -117,17 +120,21 @@ class RolloutStore(HostStore):
                     detail=f"wave {number} ({row.name}) {detail}".strip(),
                 )  # fmt: skip
 
-    def begin_step(self, rollout_id: str, host: str, *, controller: str | None = None, revert: bool = False) -> int:
+    def begin_step(
+        self, rollout_id: str, host: str, *, controller: str | None = None, claim: Claim | None = None,
+        revert: bool = False,
+    ) -> int:  # fmt: skip
         """Write that *host* is about to be touched, and return its fencing token.
 
-        The token of an earlier beginning whose outcome is unknown is returned again. With *controller*, refuses when
-        another one has claimed the rollout meanwhile.
+        The token of an earlier beginning whose outcome is unknown is returned again. Refuses when another one has
+        claimed the rollout (*controller*) or the slice (*claim*) meanwhile.
         """
         at = self.now()
         kind, state, verb = ("revert_token", "reverting", "revert") if revert else ("token", "applying", "apply")
         with self.writing() as session:
             if controller is not None:
                 check_owner(session, rollout_id, controller)
+            check_claim(session, claim)
             row = session.get_one(StepRow, (rollout_id, host))
             rollout = session.get_one(RolloutRow, rollout_id)
             before, token = row.state, getattr(row, kind)
@@ -152,22 +159,29 @@ class RolloutStore(HostStore):
             )  # fmt: skip
             return int(token)
 
-    def finish_steps(self, rollout_id: str, outcomes: Iterable[StepOutcome]) -> None:
+    def finish_steps(
+        self, rollout_id: str, outcomes: Iterable[StepOutcome], *, claim: Claim | None = None
+    ) -> None:
         """Write where steps got to, in one transaction; a step that is there already is left alone.
+
+        Refuses when the slice of *claim* belongs to another worker by now.
 
         ``attached`` makes the assignment (desired state), ``reverted`` restores the one before or ends it.
         """
         at = self.now()
         with self.writing() as session:
+            check_claim(session, claim)
             program = session.get_one(RolloutRow, rollout_id).program
             for outcome in outcomes:
                 row = session.get_one(StepRow, (rollout_id, outcome.host))
                 if row.state != outcome.state:
                     self._finish(session, row, program, outcome, at)
 
-    def finish_step(self, rollout_id: str, host: str, state: str, **fields: Any) -> None:
+    def finish_step(
+        self, rollout_id: str, host: str, state: str, *, claim: Claim | None = None, **fields: Any
+    ) -> None:
         """Write where one step got to; *fields* are those of ``StepOutcome``."""
-        self.finish_steps(rollout_id, [StepOutcome(host, state, **fields)])
+        self.finish_steps(rollout_id, [StepOutcome(host, state, **fields)], claim=claim)
 
     def _finish(self, session: Session, row: StepRow, program: str, outcome: StepOutcome, at: float) -> None:
         before, row.state = row.state, outcome.state

@@ -152,6 +152,7 @@ class StepRow(Base):
     # pending|probed|staged|checked|applying|attached|verified|healthy|skipped|unreachable|failed
     # |reverting|reverted|revert-pending|revert-failed
     kernel_id: Mapped[str] = mapped_column(String(128), default="")
+    zone: Mapped[str] = mapped_column(Name, default="", server_default="")  # as it was when the rollout was made
     attempts: Mapped[int] = mapped_column(Integer, default=0)  # how often apply was begun
     token: Mapped[int | None] = mapped_column(Integer)  # of apply; kept while its outcome is unknown
     revert_token: Mapped[int | None] = mapped_column(Integer)
@@ -354,3 +355,33 @@ class ControllerRow(Base):
     started_at: Mapped[float] = mapped_column(Float)
     beat_at: Mapped[float] = mapped_column(Float)
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), unique=True)
+
+
+class WorkerRow(Base):
+    """A live process that carries slices: heartbeat every few seconds; a silent one is taken over."""
+
+    __tablename__ = "worker"
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)  # fleet.rollout.controller.new_id
+    zones: Mapped[str] = mapped_column(Text)  # JSON list: whose queues it listens to
+    started_at: Mapped[float] = mapped_column(Float)
+    beat_at: Mapped[float] = mapped_column(Float)
+
+
+class SliceRow(Base):
+    """One phase of one wave in one zone: what one worker carries at a time.
+
+    ``epoch`` rises whenever the slice gets or loses its owner; writes about its hosts are refused under an older one.
+    """
+
+    __tablename__ = "slice"
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)  # the engine's
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"))
+    wave: Mapped[int] = mapped_column(Integer)
+    phase: Mapped[str] = mapped_column(String(16))
+    zone: Mapped[str] = mapped_column(Name)
+    owner: Mapped[str | None] = mapped_column(String(128))
+    epoch: Mapped[int] = mapped_column(Integer)
+
+
+Index("slice_by_owner", SliceRow.owner)
+Index("slice_by_rollout", SliceRow.rollout_id)

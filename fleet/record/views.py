@@ -333,3 +333,23 @@ class Imported:
     added: tuple[str, ...]
     changed: tuple[str, ...]
     unchanged: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A process that carries slices, and how long ago it was heard of, in seconds."""
+
+    id: str
+    zones: tuple[str, ...]
+    started_at: float
+    beat_at: float
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to write about one slice's hosts; worth nothing once the slice's epoch rose."""
+
+    slice_id: str
+    worker: str
+    epoch: int

@@ -77,9 +77,9 @@ def apply(work: Work, step: StepView) -> StepOutcome:
     if step.state == "attached" and step.token is not None:
         token = step.token
     else:
-        token = work.record.begin_step(work.rollout_id, step.host, controller=work.controller)
+        token = work.begin(step.host)
         answer = make_so(work, host, spec, token, known=step.token is None)
-        work.record.finish_step(work.rollout_id, step.host, "attached", document=answer)
+        work.finish([StepOutcome(step.host, "attached", document=answer)])
     return StepOutcome(step.host, "verified", document=verify(work, host, spec, token))
 
 
@@ -88,7 +88,7 @@ def revert(work: Work, step: StepView) -> StepOutcome:
     host = work.host(step.host)
     before = _spec_before(work, step)
     known = step.revert_token is None
-    token = work.record.begin_step(work.rollout_id, step.host, controller=work.controller, revert=True)
+    token = work.begin(step.host, revert=True)
     if before is None:
         with work.connect(host) as executor:
             return StepOutcome(step.host, "reverted", document=executor.remove(work.plan.program, token))

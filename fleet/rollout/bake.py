@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from btf.fault import Fault
-from fleet.record.views import SampleView, StepView
+from fleet.record.views import SampleView, StepOutcome, StepView
 from fleet.rollout.ask import ask_after, controls, wanted_rounds
 from fleet.rollout.gate import judge_wave
 from fleet.rollout.states import LIVE_STEPS
@@ -48,14 +48,14 @@ def watch_over(work: Work, wave: int, *, hold: bool) -> dict[str, Any]:
 
 def look(work: Work, wave: int) -> list[SampleView]:
     """Look once at every live host of *wave* and keep the samples; returns those of hosts that stopped it."""
-    live = work.record.steps(work.rollout_id, wave=wave, states=LIVE_STEPS)
+    live = work.steps(wave, LIVE_STEPS)
     with ThreadPoolExecutor(work.plan.settings.parallel, thread_name_prefix="look") as pool:
         samples = list(pool.map(lambda step: _sample(work, step), live))
     work.record.record_samples(samples)
     tripped = [s for s in samples if s.tripped]
     for sample in tripped:
         reason = str(sample.document.get("reason") or "the host's watchdog stopped it")
-        work.record.finish_step(work.rollout_id, sample.host, "failed", detail=f"tripped: {reason}", forget_token=True)
+        work.finish([StepOutcome(sample.host, "failed", f"tripped: {reason}", forget_token=True)])
     return tripped
 
 
@@ -100,7 +100,7 @@ def _baked(work: Work, wave: int) -> bool:
     if baked < view.bake_s:
         return False
     counts = work.record.sample_counts(work.rollout_id, wave, since=view.baking_since or 0.0)
-    live = work.record.steps(work.rollout_id, wave=wave, states=LIVE_STEPS)
+    live = work.steps(wave, LIVE_STEPS)
     wanted = work.plan.settings.samples
     enough = all(counts.get(s.host, {}).get("ok", 0) >= wanted for s in live if not _silent(counts.get(s.host, {})))
     policy = work.plan.settings.service

@@ -27,7 +27,7 @@ def carry(work: Work, wave: int, phase: str) -> dict[str, Any]:
     states, act, silent, faulty = ACTS[phase]
     settings = work.plan.settings
     view = work.record.rollout(work.rollout_id).waves[wave]
-    waiting = work.record.steps(work.rollout_id, wave=wave, states=states)
+    waiting = work.steps(wave, states)
     if phase == "revert":
         waiting = [s for s in waiting if s.attempts]  # the others were never touched
     tolerated = (
@@ -51,8 +51,9 @@ def carry(work: Work, wave: int, phase: str) -> dict[str, Any]:
                 break
             done, flying = wait(flying, return_when=FIRST_COMPLETED)
             outcomes = [future.result() for future in done]
-            work.record.finish_steps(work.rollout_id, outcomes)
-            failed += sum(outcome.state == faulty for outcome in outcomes)
+            work.finish(outcomes)
+            if any(outcome.state == faulty for outcome in outcomes) or work.zone is not None:
+                failed = work.record.steps_in(work.rollout_id, wave, faulty)  # other zones' too
             cut = why() or ("asked" if phase != "revert" and work.watching() else "")
     return {"phase": phase, "hosts": len(waiting), "cut": cut if cut == "failures" or next(left, None) else ""}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from btf.fault import Fault
 from fleet.record import Record
+from fleet.record.views import Claim, StepOutcome, StepView
 from fleet.rollout.clock import Clock
 from fleet.rollout.execute import ExecutorFactory, Spec
 from fleet.rollout.plan import Plan
@@ -25,7 +26,8 @@ class HostGone(Fault):
 class Work:
     """Everything a phase needs. ``hosts`` and ``specs`` are of the plan; ``stop`` ends the work between hosts.
 
-    ``hold``: a paused rollout is watched on until a person decides, instead of ending the leg.
+    ``hold``: a paused rollout is watched on until a person decides, instead of ending the leg. ``zone`` and ``claim``:
+    only this zone's hosts are worked on, and only while the claim on the slice stands.
     """
 
     record: Record
@@ -40,12 +42,28 @@ class Work:
     specs: Mapping[str, Spec] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)  # host → end of the window that was sampled last
 
+    zone: str | None = None
+    claim: Claim | None = None
+
     def host(self, name: str) -> Host:
         """Return how to reach a planned host, or raise HostGone."""
         try:
             return self.hosts[name]
         except KeyError:
             raise HostGone(f"{name} is no longer in the inventory") from None
+
+    def steps(self, wave: int, states: Iterable[str]) -> list[StepView]:
+        """Return the steps of *wave* that are in *states*, of the zone that is worked on."""
+        return self.record.steps(self.rollout_id, wave=wave, states=states, zone=self.zone)
+
+    def begin(self, host: str, *, revert: bool = False) -> int:
+        """Write that *host* is about to be touched; returns its fencing token."""
+        leader = self.controller if self.claim is None else None
+        return self.record.begin_step(self.rollout_id, host, controller=leader, claim=self.claim, revert=revert)
+
+    def finish(self, outcomes: Iterable[StepOutcome]) -> None:
+        """Write where hosts got to."""
+        self.record.finish_steps(self.rollout_id, outcomes, claim=self.claim)
 
     def watching(self) -> bool:
         """Whether a person's request waits: phases end early for it."""

@@ -15,6 +15,7 @@ def upgrade() -> None:
     _service_samples()
     _way()
     _plans()
+    _workers()
 
 
 def _drift() -> None:
@@ -89,3 +90,29 @@ def _plans() -> None:
         sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"]),
         sa.PrimaryKeyConstraint("rollout_id", "host"),
     )
+
+
+def _workers() -> None:
+    op.add_column("step", sa.Column("zone", sa.String(length=253), nullable=False, server_default=""))
+    op.create_table(
+        "worker",
+        sa.Column("id", sa.String(length=128), nullable=False),
+        sa.Column("zones", sa.Text(), nullable=False),
+        sa.Column("started_at", sa.Float(), nullable=False),
+        sa.Column("beat_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "slice",
+        sa.Column("id", sa.String(length=128), nullable=False),
+        sa.Column("rollout_id", sa.String(length=40), nullable=False),
+        sa.Column("wave", sa.Integer(), nullable=False),
+        sa.Column("phase", sa.String(length=16), nullable=False),
+        sa.Column("zone", sa.String(length=253), nullable=False),
+        sa.Column("owner", sa.String(length=128), nullable=True),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"]),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("slice_by_owner", "slice", ["owner"], unique=False)
+    op.create_index("slice_by_rollout", "slice", ["rollout_id"], unique=False)
