@@ -50,3 +50,8 @@ class Host:
             raise HostMalformed(f"host {self.name}: port {self.port} is not a port")
         if not self.state_dir.startswith("/"):
             raise HostMalformed(f"host {self.name}: state_dir must be an absolute path")
+
+
+def zone_of(host: Host) -> str:
+    """Return the zone whose workers carry a host's steps: its label ``zone``, else its field where that says one."""
+    return host.labels.get("zone") or ("" if host.zone == "default" else host.zone)

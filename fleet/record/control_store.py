@@ -78,6 +78,11 @@ class ControlStore(Access):
             row.beat_at = clock_of(session, self.now)
             return True
 
+    def require_owner(self, rollout_id: str, controller: str) -> None:
+        """Raise ClaimRefused unless *controller* still drives the rollout."""
+        with self.writing() as session:
+            check_owner(session, rollout_id, controller)
+
     def release_rollout(self, rollout_id: str, controller: str) -> None:
         """Stop being the controller; idempotent."""
         with self.writing() as session:

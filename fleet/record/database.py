@@ -34,7 +34,7 @@ from fleet.record.window_queries import WindowQueries
 from fleet.record.worker_store import WorkerStore
 
 if TYPE_CHECKING:
-    from fleet.record.postgres import Way
+    from fleet.record.postgres import Link
 
 REVISIONS = ("0001", "0002", "0003")  # in order; the last is the schema of this code
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -107,16 +107,16 @@ def _open_server(url: str, *, create: bool, read_only: bool, busy_s: float, now:
     from fleet.record import postgres
 
     name = f"record {masked(url)}"
-    way: Way = postgres.Way(checked(url), busy_s=busy_s, patience_s=0.0)
+    link: Link = postgres.Link(checked(url), busy_s=busy_s, patience_s=0.0)
     try:
-        revision = postgres.identify(way, name, create=create)
+        revision = postgres.identify(link, name, create=create)
     except psycopg.Error as error:
         raise as_fault(error, name) or error from None
     if _outdated(name, revision, create=create, read_only=read_only):
-        _migrate(postgres.make_engine(way, read_only=False), postgres, name)
-    way.patience_s = PATIENCE_S
-    record = Record(postgres.make_engine(way, read_only=read_only), name, now)
-    record.journal = lambda: ("", postgres.journal_engine(way))
+        _migrate(postgres.make_engine(link, read_only=False), postgres, name)
+    link.patience_s = PATIENCE_S
+    record = Record(postgres.make_engine(link, read_only=read_only), name, now)
+    record.journal = lambda: ("", postgres.journal_engine(link))
     return record
 
 

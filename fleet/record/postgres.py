@@ -25,11 +25,11 @@ _WRITER = 0x43524F4C  # the advisory lock of whoever writes
 _MIGRATOR = _WRITER + 1
 _TRY_AGAIN_S = 0.25
 # Defaults that an address or libpq's environment may set otherwise. A server that was cut off is noticed in a minute.
-_LINK = {"connect_timeout": "10", "keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "6",
+_DEFAULTS = {"connect_timeout": "10", "keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "6",
          "tcp_user_timeout": "60000"}  # fmt: skip
 
 
-class Way:
+class Link:
     """How connections to one database are made. *patience_s* is how long a server that is away is waited for."""
 
     def __init__(self, url: str, *, busy_s: float, patience_s: float) -> None:
@@ -40,7 +40,7 @@ class Way:
         except psycopg.Error:  # its words would show the address, and with it the password
             raise PlaceMalformed("the address of the database cannot be read") from None
         self._connect = url
-        self._options: dict[str, Any] = {k: v for k, v in _LINK.items() if k not in known}
+        self._options: dict[str, Any] = {k: v for k, v in _DEFAULTS.items() if k not in known}
         if "PGCONNECT_TIMEOUT" in os.environ:
             self._options.pop("connect_timeout", None)
         self._options.setdefault("application_name", known.get("application_name") or "corollout")
@@ -71,10 +71,10 @@ class Way:
         return connection
 
 
-def make_engine(way: Way, *, read_only: bool) -> Engine:
-    """Return an engine on the record that *way* leads to."""
+def make_engine(link: Link, *, read_only: bool) -> Engine:
+    """Return an engine on the record that *link* leads to."""
     engine = create_engine(
-        "postgresql+psycopg://", creator=way.record, poolclass=QueuePool, pool_size=8, max_overflow=40,
+        "postgresql+psycopg://", creator=link.record, poolclass=QueuePool, pool_size=8, max_overflow=40,
         pool_pre_ping=True,
     )  # fmt: skip
 
@@ -88,18 +88,18 @@ def make_engine(way: Way, *, read_only: bool) -> Engine:
     return engine
 
 
-def journal_engine(way: Way) -> Engine:
+def journal_engine(link: Link) -> Engine:
     """Return an engine for the journal of rollouts, which keeps its tables in a schema of its own."""
     return create_engine(
-        "postgresql+psycopg://", creator=way.open, poolclass=QueuePool, pool_size=20, max_overflow=20,
+        "postgresql+psycopg://", creator=link.open, poolclass=QueuePool, pool_size=20, max_overflow=20,
         pool_pre_ping=True,
     )  # fmt: skip
 
 
-def identify(way: Way, place: str, *, create: bool) -> str | None:
+def identify(link: Link, place: str, *, create: bool) -> str | None:
     """Return the revision of the record in the database, None when it is still empty; raise NotARecord for another
     thing in our schema. With *create*, the schema is made, else RecordMissing is raised."""
-    with way.open() as connection:
+    with link.open() as connection:
         names = {
             row[0]
             for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [SCHEMA]).fetchall()

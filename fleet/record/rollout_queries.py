@@ -181,6 +181,7 @@ def step_view(row: StepRow) -> StepView:
         kernel_id=row.kernel_id, state=row.state, attempts=row.attempts, token=row.token,
         revert_token=row.revert_token, previous=row.previous, detail=row.detail,
         document=document_of(row.document), started_at=row.started_at, ended_at=row.ended_at,
+        zone=row.zone,
     )  # fmt: skip
 
 

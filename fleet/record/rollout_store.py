@@ -159,9 +159,7 @@ class RolloutStore(HostStore):
             )  # fmt: skip
             return int(token)
 
-    def finish_steps(
-        self, rollout_id: str, outcomes: Iterable[StepOutcome], *, claim: Claim | None = None
-    ) -> None:
+    def finish_steps(self, rollout_id: str, outcomes: Iterable[StepOutcome], *, claim: Claim | None = None) -> None:
         """Write where steps got to, in one transaction; a step that is there already is left alone.
 
         Refuses when the slice of *claim* belongs to another worker by now.
@@ -177,9 +175,7 @@ class RolloutStore(HostStore):
                 if row.state != outcome.state:
                     self._finish(session, row, program, outcome, at)
 
-    def finish_step(
-        self, rollout_id: str, host: str, state: str, *, claim: Claim | None = None, **fields: Any
-    ) -> None:
+    def finish_step(self, rollout_id: str, host: str, state: str, *, claim: Claim | None = None, **fields: Any) -> None:
         """Write where one step got to; *fields* are those of ``StepOutcome``."""
         self.finish_steps(rollout_id, [StepOutcome(host, state, **fields)], claim=claim)
 

@@ -164,6 +164,7 @@ class StepView:
     document: Mapping[str, Any] | None
     started_at: float | None
     ended_at: float | None
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)

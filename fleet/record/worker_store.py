@@ -14,11 +14,12 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from fleet.record.access import Access, clock_of, upsert
+from fleet.record.control_store import check_owner
 from fleet.record.errors import SliceTaken
 from fleet.record.store import add_audit
 from fleet.record.tables import HostRow, SliceRow, StepRow, WorkerRow
 from fleet.record.views import Claim, WorkerView
-from inventory.host import Host
+from inventory.host import Host, zone_of
 
 GONE = 0.0  # the beat of a worker that is being taken over
 
@@ -104,12 +105,19 @@ class WorkerStore(Access):
                 .values(owner=None)
             )
 
-    def recall_slices(self, rollout_id: str, slices: Iterable[str] | None = None) -> list[str]:
-        """Take a rollout's slices (or only these) from whoever owns them; returns their ids."""
+    def recall_slices(
+        self, rollout_id: str, slices: Iterable[str] | None = None, *, controller: str | None = None
+    ) -> list[str]:
+        """Take a rollout's slices (or only these) from whoever owns them; returns their ids.
+
+        With *controller*, refuses when another one has claimed the rollout meanwhile.
+        """
         held = select(SliceRow.id).where(SliceRow.rollout_id == rollout_id, SliceRow.owner.is_not(None))
         if slices is not None:
             held = held.where(SliceRow.id.in_(tuple(slices)))
         with self.writing() as session:
+            if controller is not None:
+                check_owner(session, rollout_id, controller)
             found = sorted(session.execute(held).scalars())
             if found:
                 session.execute(
@@ -151,10 +159,10 @@ def check_claim(session: Session, claim: Claim | None) -> None:
 
 
 def zones_of(session: Session) -> dict[str, str]:
-    """Return every host's zone: its label ``zone``, else its field, where that is not left at its default."""
+    """Return every host's zone, by name."""
     decode = msgspec.json.Decoder(Host).decode
     hosts = map(decode, session.execute(select(HostRow.definition)).scalars())
-    return {h.name: h.labels.get("zone") or ("" if h.zone == "default" else h.zone) for h in hosts}
+    return {host.name: zone_of(host) for host in hosts}
 
 
 def _held(session: Session, claim: Claim) -> bool:

@@ -26,7 +26,7 @@ _SLICE_S = 1.0  # a person's request waits no longer than this
 def controls(work: Work, wave: int) -> dict[str, Kernel]:
     """Return (kernel id, variant) by host of the controls that *wave* leaves without the program."""
     planned = {h.host: (h.kernel_id, h.variant) for w in work.plan.waves if w.number > wave for h in w.hosts}
-    return {host: planned[host] for host in work.plan.controls if host in planned}
+    return {host: planned[host] for host in work.plan.controls if host in planned and work.serves(host)}
 
 
 def wanted_rounds(work: Work, wave: int, policy: Service) -> int:
@@ -79,7 +79,7 @@ def ask_round(work: Work, wave: int, moment: str, hosts: Iterable[str], policy: 
 def _asked(work: Work, wave: int, policy: Service) -> list[StepView]:
     steps = work.record.steps(work.rollout_id, wave=wave)
     hosts = chosen(steps, policy.hosts)
-    return [s for s in steps if s.host in hosts]
+    return [s for s in steps if s.host in hosts and work.zone in (None, s.zone)]
 
 
 def chosen(steps: Iterable[StepView], limit: int) -> frozenset[str]:

@@ -32,10 +32,11 @@ def watch_over(work: Work, wave: int, *, hold: bool) -> dict[str, Any]:
     """
     policy = None if hold else work.plan.settings.service
     due = work.clock.now()
+    failed = work.failed(wave)
     while True:
         tripped = [step for number in sorted({0, wave}) if number >= 0 for step in look(work, number)]
         look_at_controls(work, wave)
-        over = not hold and bool(tripped)
+        over = not hold and (bool(tripped) or work.failed(wave) > failed)  # in another zone
         if policy is not None and not over and work.clock.now() >= due:
             due = work.clock.now() + policy.every_s
             ask_after(work, wave, policy)

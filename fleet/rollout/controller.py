@@ -39,9 +39,9 @@ def new_id() -> str:
     return "/".join((socket.gethostname()[:40], *_here(), str(pid), _started(pid) or "0", secrets.token_hex(3)))
 
 
-def alive(controller: str, silent_s: float) -> bool:
+def alive(controller: str, silent_s: float, limit_s: float = SILENT_S) -> bool:
     """Whether *controller* still drives: its process is there, or cannot be seen from here and beat lately."""
-    if silent_s > SILENT_S:
+    if silent_s > limit_s:
         return False
     parts = controller.split("/")
     if len(parts) != 6 or (parts[1], parts[2]) != _here() or not parts[3].isdigit():
@@ -57,17 +57,22 @@ def driver(view: RolloutView, now: float) -> str | None:
 
 
 @contextlib.contextmanager
-def claimed(record: Record, rollout_id: str, controller: str, stop: threading.Event) -> Iterator[None]:
-    """Be the one controller of a rollout; sets *stop* when another one took it over. Raises ClaimRefused."""
-    record.claim_rollout(rollout_id, controller, alive=alive)
+def claimed(
+    record: Record, rollout_id: str, controller: str, lost: threading.Event, *, silent_s: float = SILENT_S
+) -> Iterator[None]:
+    """Be the one controller of a rollout; sets *lost* when another one took it over. Raises ClaimRefused.
+
+    One that was silent for *silent_s* may be taken over.
+    """
+    record.claim_rollout(rollout_id, controller, alive=lambda held, silent: alive(held, silent, silent_s))
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(BEAT_S):
+        while not over.wait(min(BEAT_S, silent_s / 4)):
             # A record that is busy or full for one beat is for the workflow to report.
             with contextlib.suppress(RecordFault):
                 if not record.beat(rollout_id, controller):
-                    stop.set()
+                    lost.set()
                     return
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)

@@ -1,161 +1,200 @@
-"""Durability: each leg of a rollout is one DBOS workflow. The only module that knows DBOS; it decides nothing.
+"""A process that carries rollouts: one in the foreground (``run_rollout``), or whatever comes (``worker``).
 
-The record is the truth and DBOS drives. Its own tables are in ``engine.db`` beside the record, so that their frequent
-writes never hold the record's lock; the note that a decision was taken is a row *in the record*
-(``datasource_outputs``), so decision, audit and note commit in one transaction. What crosses into DBOS are ids and
-small JSON documents, never inventory or secrets. Nothing listens, nothing leaves this machine.
+Whoever claimed a rollout leads it: decides, and fans each phase out into slices, one for each zone. A slice is carried
+by whoever serves its zone, which may be the same process. How both survive is ``legs``; who lives is ``presence``.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from dbos import (
-    DBOS,
-    DBOSConfig,
-    DBOSPortableJSONSerializer,
-    SetWorkflowID,
-    SQLAlchemyDatasource,
-    WorkflowHandle,
-)
-
-from btf.fault import EXIT_NO, Fault
+from btf.fault import Fault
 from fleet.record import Record, open_record
-from fleet.record.errors import ClaimRefused
+from fleet.record.errors import ClaimRefused, SliceTaken
 from fleet.record.views import EventView
 from fleet.rollout.clock import Clock, SystemClock
-from fleet.rollout.controller import claimed, new_id
+from fleet.rollout.controller import SILENT_S, alive, claimed, new_id
 from fleet.rollout.execute import ExecutorFactory
 from fleet.rollout.journal import Document
+from fleet.rollout.legs import UNDER_WAY, Interrupted, Legs, ProtocolDiffers
 from fleet.rollout.plan import load_plan
-from fleet.rollout.rollback import roll_back
+from fleet.rollout.presence import Presence, Stop
+from fleet.rollout.slices import patiently, perform
 from fleet.rollout.states import ROLLING_BACK, STATES
 from fleet.rollout.work import Work
-from fleet.rollout.workflow import drive
 
-# Raised by hand when legs begun by older code could not be resumed by newer code.
-PROTOCOL = "1"
-JSON = DBOSPortableJSONSerializer()  # the default is pickle: whoever writes the file could run code here
-_UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")
+__all__ = ["Engine", "Interrupted", "ProtocolDiffers", "exit_of", "run_rollout"]
+
 _WATCH_S = 0.2
+_END_S = 30.0  # how long slices that were told to stop are waited for
+_KEPT = 8  # works of rollouts that others lead
 
 _one_at_a_time = threading.Lock()  # DBOS is one per process
 
 
-class ProtocolDiffers(Fault):
-    """A leg was interrupted under another version of this engine."""
-
-    code = "COR-ROL-001"
-    exit = EXIT_NO
-    remedy = "Finish it with the Corollout that began it, or go on from the record alone with --adopt."
-
-
-class Interrupted(Fault):
-    """The engine ended before the leg did."""
-
-    code = "COR-ROL-002"
-    remedy = "Start it again: it goes on where it was. engine.log beside the record says more."
-
-
-class DbosJournal:
-    """Makes decisions and effects durable, in the order they are asked for."""
-
-    def __init__(self, datasource: SQLAlchemyDatasource, record: Record) -> None:
-        self._datasource = datasource
-        self._record = record
-
-    def commit(self, name: str, change: Callable[[Record], Document]) -> Document:
-        """Run *change* in one transaction with its note; exactly once."""
-
-        @self._datasource.transaction(name=name)
-        def decision() -> Document:
-            return change(self._record.joined(self._datasource.sql_session()))
-
-        return decision()
-
-    def perform(self, name: str, effect: Callable[[], Document]) -> Document:
-        """Run *effect*, then note its result."""
-        return DBOS.run_step({"name": name}, effect)
-
-
 class Engine:
-    """DBOS, launched for one rollout in this process."""
+    """This process, carrying slices of *zones* and leading the rollouts that it claims."""
 
-    def __init__(self, home: Path, work: Work) -> None:
-        self.work = work
-        _quiet(home / "engine.log")
-        config: DBOSConfig = {
-            "name": "corollout",
-            "system_database_url": f"sqlite:///{home / 'engine.db'}",
-            "application_version": PROTOCOL,
-            "executor_id": work.controller,
-            "serializer": JSON,
-            "log_level": "WARNING",
-            "enable_otlp": False,
-        }
-        DBOS(config=config)
+    def __init__(
+        self, record: Record, log: Path, zones: Sequence[str], connect: Callable[[str], ExecutorFactory], *,
+        clock: Clock, stop: threading.Event, takeover_s: float = SILENT_S,
+    ) -> None:  # fmt: skip
+        self.record = record
+        self.id = new_id()
+        self._clock = clock
+        self._stop = stop
+        self._connect = connect  # how the hosts of a rollout are reached
+        self._leading: dict[str, Work] = {}
+        self._known: dict[str, Work] = {}
+        self._failures: dict[str, BaseException] = {}
+        self._carrying = 0
+        self._served: tuple[float, set[str]] = (float("-inf"), set())
+        self.presence = Presence(record, self.id, zones, self._bring_back, takeover_s=takeover_s)
+        self._legs = Legs(record, log, self.id, zones, self)
+
+    # What legs and slices ask of the process they run in
+
+    def leader(self, rollout_id: str) -> Work:
+        """Return the work of a rollout that is led here."""
         try:
-            datasource = SQLAlchemyDatasource.create("sqlite://", engine=work.record.engine, serializer=JSON)
-            self.legs: dict[str, Callable[[str], Document]] = {}
-            self.failure: BaseException | None = None
-            for kind, flow in (("forward", drive), ("rollback", roll_back)):
-                self.legs[kind] = self._register(kind, flow, DbosJournal(datasource, work.record))
-            DBOS.launch()
-        except BaseException:
-            DBOS.destroy(destroy_registry=True)
+            return self._leading[rollout_id]
+        except KeyError:
+            raise Interrupted(f"this process does not drive {rollout_id}") from None
+
+    def carry(self, slice_id: str, rollout_id: str, wave: int, phase: str, zone: str) -> Document:
+        """Do a slice, and say what came of it; a fault of the record is told, one of a host is the host's."""
+        base = self._leading.get(rollout_id) or self._work(rollout_id)
+        stop = Stop(base.stop, self._stop, self.presence.lost)
+        self._carrying += 1
+        try:
+            claim = patiently(base, lambda: self.record.take_slice(slice_id, rollout_id, wave, phase, zone, self.id))
+            work = replace(base, zone=zone, claim=claim, stop=stop)
+            with self.presence.holding(claim, stop):
+                return patiently(work, lambda: perform(work, phase, wave))
+        except SliceTaken:
             raise
+        except Exception as error:
+            self.failed(rollout_id, error)
+            return {"cut": "stopped", "fault": str(error) if isinstance(error, Fault) else repr(error)}
+        finally:
+            self._carrying -= 1
 
-    def _register(self, kind: str, flow: Callable[[DbosJournal, Work], Document], journal: DbosJournal) -> Any:
-        @DBOS.workflow(name=f"corollout.{kind}")
-        def leg(rollout_id: str) -> Document:
-            if rollout_id != self.work.rollout_id:
-                raise Interrupted(f"this process drives {self.work.rollout_id}, not {rollout_id}")
+    def alone(self, zone: str) -> bool:
+        """Whether this process serves *zone* and nobody else does; looked up anew every second."""
+        if zone not in self.presence.zones:
+            return False
+        now = time.monotonic()
+        if now - self._served[0] > 1.0:
+            self._served = now, self.presence.served()
+        return zone not in self._served[1]
+
+    def failed(self, rollout_id: str, error: BaseException) -> None:
+        """Keep the first thing that went wrong in a leg."""
+        if rollout_id in self._leading:
+            self._failures.setdefault(rollout_id, error)
+
+    def _bring_back(self, dead: str) -> None:
+        self._legs.bring_back(dead)
+
+    def _work(self, rollout_id: str) -> Work:
+        """Return the work of a rollout that another process leads."""
+        if rollout_id not in self._known:
+            if len(self._known) >= _KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[rollout_id] = self._made(rollout_id, self.id, self._stop, hold=False)
+        return self._known[rollout_id]
+
+    def _made(self, rollout_id: str, controller: str, stop: threading.Event, *, hold: bool) -> Work:
+        plan = load_plan(self.record.plan(self.record.rollout(rollout_id).plan_id).document)
+        return Work(
+            record=self.record, rollout_id=rollout_id, plan=plan, hosts=self.record.definitions(),
+            connect=self._connect(rollout_id), clock=self._clock, controller=controller, stop=stop, hold=hold,
+            specs=plan.specs,
+        )  # fmt: skip
+
+    def lead(
+        self,
+        rollout_id: str,
+        *,
+        on_event: Callable[[EventView], None] = lambda _: None,
+        hold: bool = False,
+        adopt: bool = False,
+        stop: threading.Event | None = None,
+    ) -> str:
+        """Claim a rollout and drive it until it ends or waits for a person; returns its state."""
+        lost = threading.Event()
+        ended = Stop(stop or self._stop, self._stop, lost, self.presence.lost)
+        controller = new_id()
+        seen = self.record.last_event_id()
+        with claimed(self.record, rollout_id, controller, lost, silent_s=self.presence.takeover_s):
+            work = self._made(rollout_id, controller, ended, hold=hold)
+            self._leading[rollout_id] = work
             try:
-                return flow(journal, self.work)
-            except BaseException as error:
-                self.failure = error  # what comes back through the journal is a copy without its class
-                raise
+                while True:
+                    seen = self._follow(work, lost, on_event, seen, adopt=adopt)
+                    view = self.record.rollout(rollout_id)
+                    again = view.state == ROLLING_BACK or self.record.requests(rollout_id, waiting=True)
+                    if not again or work.stop.is_set():
+                        return view.state
+            finally:
+                del self._leading[rollout_id]
+                self._failures.pop(rollout_id, None)
 
-        return leg
-
-    def begin(self, *, adopt: bool) -> WorkflowHandle[Document]:
-        """Resume the leg that was interrupted, or begin the next one."""
-        record, rollout_id = self.work.record, self.work.rollout_id
-        view = record.rollout(rollout_id)
-        status = DBOS.get_workflow_status(f"{rollout_id}/{view.leg}") if view.leg else None
-        number = view.leg
-        if status is not None and status.status in _UNDER_WAY:
-            if status.app_version == PROTOCOL:
-                return DBOS.resume_workflow(status.workflow_id)
-            if not adopt:
-                raise ProtocolDiffers(f"{rollout_id} was begun under protocol {status.app_version}, this is {PROTOCOL}")
-            DBOS.cancel_workflow(status.workflow_id)
-        if status is not None or not view.leg:
-            number += 1
-            record.set_leg(rollout_id, number)
-        kind = "rollback" if view.state == ROLLING_BACK else "forward"
-        with SetWorkflowID(f"{rollout_id}/{number}"):
-            return DBOS.start_workflow(self.legs[kind], rollout_id)
+    def _follow(
+        self, work: Work, lost: threading.Event, on_event: Callable[[EventView], None], seen: int, *, adopt: bool
+    ) -> int:
+        """Tell what happens until the leg ends; Ctrl-C asks it to end. Returns the last event's id."""
+        handle = self._legs.begin(work, adopt=adopt)
+        while True:
+            try:
+                status = handle.get_status().status
+                for event in patiently(work, partial(self.record.events, seen, 10_000, rollout_id=work.rollout_id)):
+                    seen = event.id
+                    on_event(event)
+                if status not in UNDER_WAY:
+                    break
+                if lost.is_set() or self.presence.lost.is_set():
+                    raise ClaimRefused(f"{work.rollout_id} was taken over by another controller")
+                time.sleep(_WATCH_S)
+            except KeyboardInterrupt:
+                work.stop.set()
+        if work.rollout_id in self._failures:
+            raise self._failures[work.rollout_id]
+        if status != "SUCCESS":
+            raise Interrupted(f"{work.rollout_id}: its leg ended as {status}")
+        return seen
 
     def close(self) -> None:
-        """End DBOS in this process."""
-        DBOS.destroy(destroy_registry=True)
+        """End DBOS in this process; slices that were told to stop get a moment to."""
+        until = time.monotonic() + _END_S
+        while self._carrying and time.monotonic() < until:
+            time.sleep(0.05)
+        self._legs.close()
 
 
-def _quiet(path: Path) -> None:
-    """Send what DBOS has to say to a file: stderr is for our narration."""
-    logger = logging.getLogger("dbos")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.addHandler(logging.FileHandler(path, delay=True))
-    logger.propagate = False
+@contextmanager
+def launched(
+    record: Record, log: Path, zones: Sequence[str], connect: Callable[[str], ExecutorFactory], *,
+    clock: Clock, stop: threading.Event, takeover_s: float,
+) -> Iterator[Engine]:  # fmt: skip
+    """Be a carrier of rollouts for a while; one at a time in a process, else ClaimRefused."""
+    if not _one_at_a_time.acquire(blocking=False):
+        raise ClaimRefused("this process drives a rollout already")
+    try:
+        engine = Engine(record, log, zones, connect, clock=clock, stop=stop, takeover_s=takeover_s)
+        try:
+            with engine.presence.living():
+                yield engine
+        finally:
+            engine.close()
+    finally:
+        _one_at_a_time.release()
 
 
 def run_rollout(
@@ -168,70 +207,28 @@ def run_rollout(
     hold: bool = False,
     adopt: bool = False,
     stop: threading.Event | None = None,
+    database: Path | str | None = None,
+    takeover_s: float = SILENT_S,
 ) -> str:
     """Carry a rollout on in the foreground until it ends, waits for a person, or is interrupted; returns its state.
 
     Takes waiting requests first, so this is also how a halt, resume or rollback of an idle rollout is carried out.
     *on_event* gets each audit row of the rollout as it is written. Ctrl-C, or setting *stop*, ends it between two
-    hosts; after that, or after a crash, the same call goes on. *hold*: stay while it is paused. Raises ``ClaimRefused``
-    when another live controller drives it, ``ProtocolDiffers`` when an interrupted leg is of another version.
+    hosts; after that, or after a crash, the same call goes on. *hold*: stay while it is paused. Zones that live workers
+    serve are left to them, this process serves the others. Raises ``ClaimRefused`` when another live controller drives
+    it, ``ProtocolDiffers`` when an interrupted leg is of another version.
     """
-    if not _one_at_a_time.acquire(blocking=False):
-        raise ClaimRefused("this process drives a rollout already")
-    try:
-        return _run(home, rollout_id, executor_factory, on_event, clock or SystemClock(), hold, adopt, stop)
-    finally:
-        _one_at_a_time.release()
-
-
-def _run(
-    home: Path, rollout_id: str, connect: ExecutorFactory, on_event: Callable[[EventView], None], clock: Clock,
-    hold: bool, adopt: bool, stop: threading.Event | None,  # noqa: FBT001 - private, with one caller above
-) -> str:  # fmt: skip
-    with open_record(home / "fleet.db", now=clock.now) as record:
-        plan = load_plan(record.plan(record.rollout(rollout_id).plan_id).document)
-        work = Work(
-            record=record, rollout_id=rollout_id, plan=plan, hosts=record.definitions(), connect=connect, clock=clock,
-            controller=new_id(), stop=stop or threading.Event(), hold=hold, specs=plan.specs,
-        )  # fmt: skip
-        seen = record.last_event_id()
-        with claimed(record, rollout_id, work.controller, work.stop), _launched(home, work) as engine:
-            while True:
-                seen = _follow(engine, engine.begin(adopt=adopt), on_event, seen)
-                view = record.rollout(rollout_id)
-                again = view.state == ROLLING_BACK or record.requests(rollout_id, waiting=True)
-                if not again or work.stop.is_set():
-                    return view.state
-
-
-@contextmanager
-def _launched(home: Path, work: Work) -> Iterator[Engine]:
-    engine = Engine(home, work)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def _follow(engine: Engine, handle: WorkflowHandle[Document], on_event: Callable[[EventView], None], seen: int) -> int:
-    """Tell what happens until the leg ends; Ctrl-C asks it to end. Returns the last event's id."""
-    work = engine.work
-    while True:
-        try:
-            status = handle.get_status().status
-            for event in work.record.events(seen, 10_000, rollout_id=work.rollout_id):
-                seen = event.id
-                on_event(event)
-            if status not in _UNDER_WAY:
-                break
-            time.sleep(_WATCH_S)
-        except KeyboardInterrupt:
-            work.stop.set()
-    if engine.failure is not None:
-        raise engine.failure
-    if status != "SUCCESS":
-        raise Interrupted(f"{work.rollout_id}: its leg ended as {status}")
-    return seen
+    time_of = clock or SystemClock()
+    ended = stop or threading.Event()
+    with open_record(database or home / "fleet.db", now=time_of.now) as record:
+        workers = [w for w in record.workers() if alive(w.id, w.silent_s, takeover_s)]
+        served = {zone for worker in workers for zone in worker.zones}
+        zones = [zone for zone in ["", *record.rollout_zones(rollout_id)] if zone not in served]
+        with launched(
+            record, home / "engine.log", sorted(set(zones)), lambda _: executor_factory, clock=time_of, stop=ended,
+            takeover_s=takeover_s,
+        ) as engine:  # fmt: skip
+            return engine.lead(rollout_id, on_event=on_event, hold=hold, adopt=adopt)
 
 
 def exit_of(state: str) -> int:

@@ -6,8 +6,8 @@ from fleet.record import Record
 from fleet.record.views import RolloutView
 from fleet.rollout.answers import answer_requests
 from fleet.rollout.journal import Document, Journal
+from fleet.rollout.slices import merged
 from fleet.rollout.states import ROLLBACK_INCOMPLETE, ROLLED_BACK, ROLLING_BACK
-from fleet.rollout.steps import carry
 from fleet.rollout.work import Work
 
 
@@ -15,8 +15,7 @@ def roll_back(journal: Journal, work: Work) -> Document:
     """Undo on every host that was touched, widest wave first; hosts that are away stay pending."""
     order = journal.commit("order", lambda record: {"waves": widest_first(record.rollout(work.rollout_id))})
     for number in order["waves"]:
-        outcome = journal.perform("revert", lambda: carry(work, number, "revert"))  # noqa: B023 - called before it changes
-        if outcome["cut"]:
+        if merged(journal.fan(work, "revert", number))["cut"]:
             return {"state": ROLLING_BACK}
     return journal.commit("end", lambda record: end_rollback(record, work))
 

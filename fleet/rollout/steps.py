@@ -52,8 +52,7 @@ def carry(work: Work, wave: int, phase: str) -> dict[str, Any]:
             done, flying = wait(flying, return_when=FIRST_COMPLETED)
             outcomes = [future.result() for future in done]
             work.finish(outcomes)
-            if any(outcome.state == faulty for outcome in outcomes) or work.zone is not None:
-                failed = work.record.steps_in(work.rollout_id, wave, faulty)  # other zones' too
+            failed = work.failed(wave)  # of other zones, too
             cut = why() or ("asked" if phase != "revert" and work.watching() else "")
     return {"phase": phase, "hosts": len(waiting), "cut": cut if cut == "failures" or next(left, None) else ""}
 

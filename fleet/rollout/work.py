@@ -12,7 +12,7 @@ from fleet.record.views import Claim, StepOutcome, StepView
 from fleet.rollout.clock import Clock
 from fleet.rollout.execute import ExecutorFactory, Spec
 from fleet.rollout.plan import Plan
-from inventory.host import Host
+from inventory.host import Host, zone_of
 
 
 class HostGone(Fault):
@@ -52,9 +52,17 @@ class Work:
         except KeyError:
             raise HostGone(f"{name} is no longer in the inventory") from None
 
+    def serves(self, name: str) -> bool:
+        """Whether a host is of the zone that is worked on."""
+        return self.zone is None or (name in self.hosts and zone_of(self.hosts[name]) == self.zone)
+
     def steps(self, wave: int, states: Iterable[str]) -> list[StepView]:
         """Return the steps of *wave* that are in *states*, of the zone that is worked on."""
         return self.record.steps(self.rollout_id, wave=wave, states=states, zone=self.zone)
+
+    def failed(self, wave: int) -> int:
+        """Return how many hosts of *wave* failed, in whatever zone."""
+        return self.record.steps_in(self.rollout_id, wave, "failed")
 
     def begin(self, host: str, *, revert: bool = False) -> int:
         """Write that *host* is about to be touched; returns its fencing token."""

@@ -1,20 +1,18 @@
 """The rollout's loop: enter a leg, do the phase that is due, take in what it gave and what persons asked, go on.
 
 Every decision is one transaction (state, audit and the engine's journal commit together) made from the record alone
-(``phases``, ``answers``); every effect on hosts is a phase of ``steps`` or ``bake``. Undoing is ``rollback``. How all
-of it is made durable is the engine's business.
+(``phases``, ``answers``); every effect on hosts is a phase of ``steps`` or ``bake``, in ``slices``. Undoing is
+``rollback``. How all of it is made durable is ``legs``' business.
 """
 
 from __future__ import annotations
 
 from fleet.record import Record
-from fleet.rollout import bake
 from fleet.rollout.answers import answer_requests
-from fleet.rollout.ask import baseline
 from fleet.rollout.journal import Document, Journal
 from fleet.rollout.phases import AFTER, next_wave
+from fleet.rollout.slices import merged, perform
 from fleet.rollout.states import BAKING, PAUSED, PLANNED, RUNNING
-from fleet.rollout.steps import carry
 from fleet.rollout.work import Work
 
 
@@ -23,18 +21,16 @@ def drive(journal: Journal, work: Work) -> Document:
     at = journal.commit("enter", lambda record: enter(record, work))
     while phase := at["phase"]:
         number = at["wave"]
-        outcome = journal.perform(phase, lambda: perform(work, phase, number))  # noqa: B023 - called before it changes
+        outcome = _do(journal, work, phase, number)
         at = journal.commit("advance", lambda record: advance(record, work, number, phase, outcome))  # noqa: B023  as above
     return at
 
 
-def perform(work: Work, phase: str, wave: int) -> Document:
-    """Do what *phase* means for the hosts of *wave*."""
-    if phase in ("bake", "hold"):
-        return bake.watch_over(work, wave, hold=phase == "hold")
-    if phase == "apply" and (cut := baseline(work, wave)):
-        return {"phase": phase, "hosts": 0, "cut": cut}
-    return bake.judge(work, wave) if phase == "gate" else carry(work, wave, phase)
+def _do(journal: Journal, work: Work, phase: str, wave: int) -> Document:
+    """Do *phase*: what is done to hosts zone by zone, wherever each is served; what is judged, once and here."""
+    if phase == "gate":
+        return journal.perform(phase, lambda: perform(work, phase, wave))
+    return merged(journal.fan(work, phase, wave))
 
 
 def enter(record: Record, work: Work) -> Document:

@@ -20,6 +20,7 @@ from fleet.rollout.answers import ANSWERS
 from fleet.rollout.phases import AFTER
 from fleet.rollout.plan import Plan, load_plan
 from fleet.rollout.rollback import roll_back
+from fleet.rollout.slices import perform
 from fleet.rollout.states import PHASES, STATES, VERBS
 from fleet.rollout.work import Work
 from fleet.rollout.workflow import drive
@@ -40,6 +41,9 @@ class PlainJournal:
 
     def perform(self, name, effect):
         return effect()
+
+    def fan(self, work, phase, wave):
+        return [self.perform(phase, lambda: perform(work, phase, wave))]
 
 
 class Rollout:

@@ -17,7 +17,7 @@ from scripted_hosts import ScriptedHosts, TestClock, plan_of, prepare
 
 from fleet.record import open_record
 from fleet.record.errors import ClaimRefused
-from fleet.rollout import controller, engine
+from fleet.rollout import controller, legs
 from fleet.rollout.engine import ProtocolDiffers, exit_of, run_rollout
 
 DOOMED = Path(__file__).parent / "doomed_controller.py"
@@ -67,9 +67,13 @@ def test_decision_audit_and_journal_are_rows_of_one_file(home: Path) -> None:
         inputs = [row[0] for row in db.execute("SELECT inputs FROM workflow_input")]
         outputs = db.execute("SELECT output FROM operation_outputs").fetchall()
     db.close()
-    assert legs == [(f"{ROLLOUT}/1", "SUCCESS", "portable_json")]
-    assert [json.loads(i)["positionalArgs"] for i in inputs] == [[ROLLOUT]]  # ids only
-    assert all(isinstance(json.loads(row[0]), dict) for row in outputs)
+    assert {leg[1:] for leg in legs} == {("SUCCESS", "portable_json")}
+    assert legs[0][0] == f"{ROLLOUT}/1"
+    arguments = [json.loads(i)["positionalArgs"] for i in inputs]
+    assert arguments[0] == [ROLLOUT]  # ids only
+    slices = [(wave, phase, "") for wave in (0, 1) for phase in ("probe", "stage", "check", "apply", "bake")]
+    assert arguments[1:] == [[ROLLOUT, *s] for s in slices]
+    assert all(isinstance(json.loads(row[0]), dict) for row in outputs if row[0])
 
 
 def test_a_decision_that_did_not_commit_left_no_journal(home: Path) -> None:
@@ -122,8 +126,8 @@ def test_killed_in_the_middle_of_wave_1_it_goes_on_and_applies_nobody_twice(home
 
 def _points() -> list[int]:
     """Every boundary with COROLLOUT_EVERY_BOUNDARY set, else a dozen spread over them."""
-    every = range(1, 200)
-    return list(every) if os.environ.get("COROLLOUT_EVERY_BOUNDARY") else list(every[7:170:14])
+    every = range(1, 420)
+    return list(every) if os.environ.get("COROLLOUT_EVERY_BOUNDARY") else list(every[7:400:33])
 
 
 @pytest.mark.parametrize("boundary", _points())
@@ -212,7 +216,7 @@ def test_an_interruption_ends_between_hosts_and_is_gone_on_from(home: Path) -> N
 
 def test_a_leg_of_another_protocol_is_not_resumed_by_surprise(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doomed(home, 70).returncode == -signal.SIGKILL
-    monkeypatch.setattr(engine, "PROTOCOL", "2")
+    monkeypatch.setattr(legs, "PROTOCOL", "0")
     with pytest.raises(ProtocolDiffers):
         go(home)
     assert go(home, adopt=True) == "COMPLETED"
