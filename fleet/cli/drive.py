@@ -85,7 +85,9 @@ def drive(settings: Settings, rollout_id: str, *, adopt: bool = False, way: Any 
     )
     showing = nullcontext() if settings.quiet else narrated(settings, rollout_id, sys.stderr)
     with showing:
-        state = run_rollout(settings.home, rollout_id, executor_factory=factory, adopt=adopt)
+        state = run_rollout(
+            settings.home, rollout_id, executor_factory=factory, adopt=adopt, database=settings.database
+        )
     narrate(f"{rollout_id}: {state}", quiet=settings.quiet)
     if exit_of(state) == EXIT_WAITS:
         narrate(f"it waits for a person: `corollout rollout status {rollout_id}`", quiet=settings.quiet)
