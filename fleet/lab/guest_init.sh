@@ -1,8 +1,20 @@
 #!/bin/sh
 # Process 1 of a host guest: makes the host that /etc/corollout/guest describes (NAME PORT ADDRESS GATEWAY LIFE_S
-# HIDE_BTF CGROUP MOUNTS SYSCTLS), then runs its sshd until the machine ends.
+# HIDE_BTF CGROUP MOUNTS SYSCTLS INIT), then hands over to INIT, or without one runs its sshd until the machine ends.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 . /etc/corollout/guest
+
+if [ -n "$INIT" ]; then # it mounts and starts everything itself, but for the network
+  mount -t proc proc /proc
+  mount -t sysfs sysfs /sys
+  ip link set eth0 up
+  ip address add "$ADDRESS/24" dev eth0
+  ip route add default via "$GATEWAY"
+  echo "SSHD_OPTS=-p $PORT" >/etc/default/ssh
+  [ -s /etc/machine-id ] || tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
+  (sleep "$LIFE_S"; echo o >/proc/sysrq-trigger) &
+  exec "$INIT"
+fi
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

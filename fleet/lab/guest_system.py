@@ -1,7 +1,7 @@
 """Root file systems of host guests: a distribution installed package by package, made into a disk image once and kept.
 
-In the cache, ``guests/SUITE_RELEASE_RECIPE.ext4``, where RECIPE is a digest of what is installed and of how; an image
-appears whole or not at all, and takes the place of the suite's former one. Building needs root, booting does not.
+In the cache, ``guests/NAME_RELEASE_RECIPE.ext4``, where RECIPE is a digest of what is installed and of how; an image
+appears whole or not at all, and takes the place of the system's former one. Building needs root, booting does not.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class System:
     """What one guest runs: ``kernel`` by name, ``packages`` beside those of every guest, headers of that kernel?
 
     With ``disk`` it boots the root file system of that other row, whose modules lie idle: its own kernel has none.
+    ``init`` is the init system that takes over once the guest is made; without one the guest's own script goes on,
+    and the machine ends where a host would reboot.
     """
 
     kernel: str
@@ -48,11 +50,17 @@ class System:
     headers: bool = False
     memory_mib: int = 512
     disk: str = ""
+    init: str = ""
 
     @property
     def suite(self) -> str:
         """The distribution's name."""
         return wanted(self.kernel).suite
+
+    @property
+    def name(self) -> str:
+        """What its images are called by: two systems of one suite are kept side by side."""
+        return f"{self.suite}-{Path(self.init).name}" if self.init else self.suite
 
 
 # The series of a kernel → the system around it. The oldest compiles BCC builds: LLVM needs the memory.
@@ -62,6 +70,7 @@ SYSTEMS: Mapping[str, System] = {
     "6.12": System("debian:6.12"),
     "no-bpf": System("small:no-bpf", disk="6.12"),
     "no-btf": System("small:no-btf", disk="6.12"),
+    "6.1-systemd": System("debian:6.1", ("systemd-sysv",), init="/lib/systemd/systemd"),
 }
 
 
@@ -69,7 +78,7 @@ def image_path(system: System, kernel: Kernel, *, cache: Path) -> Path:
     """Return where the image of *system* around *kernel* is, or would be."""
     recipe = repr((_RECIPE, PACKAGES, system.packages, system.headers, kernel.version, _LEFT_OUT, _FEATURES))
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    return cache / "guests" / f"{system.suite}_{kernel.release}_{digest}.ext4"
+    return cache / "guests" / f"{system.name}_{kernel.release}_{digest}.ext4"
 
 
 def build(system: System, kernel: Kernel, *, cache: Path, origin: Origin | None = None) -> Path:
@@ -84,7 +93,7 @@ def build(system: System, kernel: Kernel, *, cache: Path, origin: Origin | None 
     if os.geteuid() != 0:
         raise SystemUnbuildable("making a root file system needs root")
     image.parent.mkdir(parents=True, exist_ok=True)
-    with (image.parent / f"{system.suite}.lock").open("w") as lock:
+    with (image.parent / f"{system.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if image.exists():
             return image
@@ -96,7 +105,7 @@ def build(system: System, kernel: Kernel, *, cache: Path, origin: Origin | None 
             if system.headers:
                 _add_headers(kernel, apt, tree, scratch)
             _make_image(tree, scratch / "image")
-            for former in image.parent.glob(f"{system.suite}_*.ext4"):
+            for former in image.parent.glob(f"{system.name}_*.ext4"):
                 former.unlink()  # a guest that runs from it keeps it until it ends
             (scratch / "image").rename(image)
     return image

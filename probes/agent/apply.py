@@ -21,7 +21,7 @@ from probes.agent.verify import check_artefacts, loaded_before, verify_load
 SCHEMA = "corollout.state/1"
 
 # An apply that is repeated with its own token finds its work done when the host itself ended the program since.
-SETTLED = ("running", "tripped", "expired", "reverted")
+SETTLED = ("running", "tripped", "expired", "reverted", "crash-looping")
 
 
 class Attempt:
@@ -123,6 +123,7 @@ def _commit(attempt: Attempt) -> None:
         reason=None,
         intent=None,
         failed=None,
+        restarts=None,
         spec=attempt.spec.document(),
         previous=previous.document() if previous else None,
         holder=attempt.candidate.known,

@@ -95,7 +95,7 @@ def launch(site: Site) -> Candidate:
     )
 
 
-def end_holder(place: Place, state: Mapping[str, Any]) -> List[str]:
+def end_holder(place: Place, state: Mapping[str, Any], grace_s: float = STOP_S) -> List[str]:
     """End every process of the program that *state* or the last status names; return what would not end."""
     if state.get("boot_id") != boot_id():
         return []  # another boot's pids mean nothing now
@@ -103,7 +103,7 @@ def end_holder(place: Place, state: Mapping[str, Any]) -> List[str]:
     known = [state.get("holder"), state.get("retiring")]
     if status.get("holder") in known:
         known.append(status.get("child"))
-    return ["process %s" % k["pid"] for k in known if k and alive(k) and not stop(k, STOP_S)]
+    return ["process %s" % k["pid"] for k in known if k and alive(k) and not stop(k, grace_s)]
 
 
 def undo_all(place: Place, *specs: Optional[Spec]) -> List[str]:

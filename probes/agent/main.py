@@ -10,14 +10,16 @@ from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Se
 
 from probes.agent import ask as service
 from probes.agent import calibrate as calibration
-from probes.agent import child_bcc, child_fallback, revert, store
+from probes.agent import child_bcc, child_fallback, residue, revert, store, supervise, units
 from probes.agent.apply import CHECKS, Attempt, apply, lease
+from probes.agent.boot import after_boot, attach_waiting
 from probes.agent.faults import EXIT_FAILURE, Interrupted, NotHere, Refusal, StateUnwritable, Unexpected, Usage
 from probes.agent.hold import Holder
+from probes.agent.process import own_command
 from probes.agent.records import read_records
 from probes.agent.remove import remove
 from probes.agent.spec import MAX_SPEC, Spec, check_program, parse_spec
-from probes.agent.state import DEFAULT_ROOT, Place, locked, read_json
+from probes.agent.state import DEFAULT_ROOT, Place, locked, programs, read_json
 from probes.agent.status import standing, status_document
 from probes.agent.variant import Site
 from probes.agent.verify import verify_load
@@ -62,7 +64,10 @@ def _apply(options: argparse.Namespace) -> Answer:
     spec = _spec(options)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the session may drop in the middle; half an apply may not
     with locked(options.state, options.wait_s):
-        return apply(Place(options.state, spec.program), spec, options.token)
+        residue.register(options.state)
+        answer = apply(Place(options.state, spec.program), spec, options.token)
+        supervise.ensure(options.state)
+        return answer
 
 
 def _remove(options: argparse.Namespace) -> Answer:
@@ -89,7 +94,31 @@ def _renew(options: argparse.Namespace) -> Answer:
 
 
 def _status(options: argparse.Namespace) -> Answer:
-    return status_document(options.state, check_program(options.program) if options.program else None)
+    document = status_document(options.state, check_program(options.program) if options.program else None)
+    document["supervisor"] = supervise.description(options.state)
+    if not options.program:
+        document["residue"] = residue.told(options.state)
+    return document
+
+
+def _boot(options: argparse.Namespace) -> Answer:
+    names = [check_program(options.program)] if options.program else programs(options.state)
+    if options.yes and not options.program:
+        raise Usage("--yes is for one program: name it with --program")
+    with locked(options.state, options.wait_s):
+        places = [Place(options.state, name) for name in names]
+        found = {p.program: attach_waiting(p) if options.yes else after_boot(p) for p in places}
+        supervise.ensure(options.state)
+    return {"programs": {name: state for name, state in found.items() if state}}
+
+
+def _supervise(options: argparse.Namespace) -> Answer:
+    return {"already": not supervise.run(options.state)}
+
+
+def _clean(options: argparse.Namespace) -> Answer:
+    with locked(options.state, options.wait_s):
+        return residue.clean(options.state, older_s=options.older_s, check=options.check)
 
 
 def _records(options: argparse.Namespace) -> Answer:
@@ -149,6 +178,7 @@ class Verb(NamedTuple):
     do: Callable[[argparse.Namespace], Answer]
     arguments: Tuple[Tuple[str, Dict[str, Any]], ...]
     help: Optional[str] = None
+    scoped: bool = False  # what it starts outlives the session it is called from
 
 
 _SPEC = ("--spec", {"required": True, "metavar": "FILE"})
@@ -160,10 +190,25 @@ VERBS: Dict[str, Verb] = {
     "missing": Verb(_missing, (("digest", {"nargs": "*"}),), "which artefacts are not here"),
     "stage": Verb(_stage, (("digest", {}),), "store one artefact, zlib-compressed on stdin"),
     "check": Verb(_check, (_SPEC,), "load a build without attaching it"),
-    "apply": Verb(_apply, (_SPEC, _TOKEN, _WAIT), "bring a spec to run, idempotently"),
+    "apply": Verb(_apply, (_SPEC, _TOKEN, _WAIT), "bring a spec to run, idempotently", scoped=True),
     "confirm": Verb(_confirm, (_PROGRAM, _TOKEN, _WAIT), "cancel the revert timer"),
     "renew": Verb(_renew, (_PROGRAM, ("--lease-s", {"required": True, "type": float}), _WAIT), "extend a lease"),
     "status": Verb(_status, (("--program", {}),), "what stands, observed"),
+    "boot": Verb(
+        _boot,
+        (("--program", {}), ("--yes", {"action": "store_true", "help": "attach the one that waits"}), _WAIT),
+        "do what each spec says after a reboot",
+        scoped=True,
+    ),
+    "clean": Verb(
+        _clean,
+        (
+            ("--check", {"action": "store_true", "help": "only list it"}),
+            ("--older-s", {"type": float, "default": 86400.0, "help": "how old files that nobody names must be"}),
+            _WAIT,
+        ),
+        "remove what is ours and belongs to no program",
+    ),
     "records": Verb(
         _records,
         (_PROGRAM, ("--since", {"type": int}), ("--limit", {"type": int, "default": 1000})),
@@ -176,6 +221,7 @@ VERBS: Dict[str, Verb] = {
     ),
     "calibrate": Verb(_calibrate, (("--runner", {"metavar": "DIGEST"}),), "measure what attaching costs here"),
     "hold": Verb(_hold, (_SPEC, _PROGRAM, ("--control", {"type": int}))),
+    "supervise": Verb(_supervise, ()),
     "revert": Verb(_revert, (_PROGRAM, _TOKEN)),
     "child": Verb(_child, (("kind", {}), ("action", {}), _SPEC, _PROGRAM)),
 }
@@ -207,6 +253,8 @@ def main(argv: Sequence[str]) -> int:
             raise Usage("no verb given; there are " + ", ".join(n for n, v in VERBS.items() if v.help))
         verb = options.verb
         options.state = os.path.abspath(options.state)
+        if VERBS[verb].scoped:
+            units.into_scope("corollout-" + verb, own_command(*argv))
         answer = VERBS[verb].do(options)
     except Refusal as refusal:
         return _refuse(verb, refusal)

@@ -27,6 +27,15 @@ def alive(known: Optional[Mapping[str, Any]]) -> bool:
     return identity(known["pid"]) == {"pid": known["pid"], "start": known.get("start")}
 
 
+def stopped(pid: int) -> bool:
+    """Tell whether process *pid* is stopped: by SIGSTOP, or by somebody who traces it."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            return file.read(4096).rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])
+    except OSError:
+        return False
+
+
 def limit_memory(pid: int, mib: Optional[int]) -> None:
     """Let process *pid*, just started, have at most *mib* MiB for itself; None leaves it as it is.
 

@@ -3,7 +3,7 @@
 import time
 from typing import Any, Dict, List
 
-from probes.agent import revert
+from probes.agent import revert, supervise
 from probes.agent import scope as scopes
 from probes.agent.apply import SCHEMA, fence
 from probes.agent.faults import NotAttached, Refusal
@@ -18,7 +18,8 @@ def remove(place: Place, token: int) -> Dict[str, Any]:
     fence(state, token)
     place.make()
     tombstone: Dict[str, Any] = dict(state, schema=SCHEMA, program=place.program, token=token, at=time.time())
-    tombstone.update(state="stopped", reason=None, holder=None, retiring=None, intent=None, previous=None)
+    tombstone.update(state="stopped", reason=None, holder=None, retiring=None, intent=None)
+    tombstone.update(previous=None, restarts=None)
     tombstone.setdefault("applied", 0)
     tombstone.setdefault("boot_id", scopes.boot_id())
     specs = [check_spec(document) for document in _specs(state)]
@@ -35,6 +36,7 @@ def remove(place: Place, token: int) -> Dict[str, Any]:
     revert.disarm(place)
     forget(place.lease)
     forget_sites(place, [])
+    supervise.retire(place.root)
     note(place, "removed", token=token)
     return {"program": place.program, "token": token, "already": state.get("state") in (None, "stopped")}
 

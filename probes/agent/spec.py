@@ -8,6 +8,7 @@ import json
 import re
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
+from probes.agent import guard
 from probes.agent.faults import SpecMalformed, Usage
 
 SCHEMA = "corollout.spec/1"
@@ -79,6 +80,14 @@ BUDGET: Mapping[str, Check] = {
     "action": _one_of("detach", "static"),
 }
 
+# How a program that died is started again; left out, the rows of guard.DEFAULTS count. A limit of 0 is never.
+RESTART: Mapping[str, Check] = {
+    "limit": _integer(0, 100),
+    "window_s": _number(1, 86400),
+    "backoff_s": _number(0, 3600),
+    "healthy_s": _number(0.1, 86400),
+}
+
 _short = _text(re.compile(r"[^\0]{0,256}\Z"))
 
 FIELDS: Mapping[str, Check] = {
@@ -101,7 +110,9 @@ FIELDS: Mapping[str, Check] = {
     "lease_s": _number(0, 366 * 86400),
     "revert_s": _number(0, 86400),
     "kernel": _object_of({"build_id": _or_null(_short), "release": _or_null(_short)}, ("build_id", "release")),
+    "restart": _or_null(_object_of(RESTART)),
 }
+_MAY_LACK = ("restart",)  # younger than the first specs
 
 
 class Spec(NamedTuple):
@@ -126,10 +137,14 @@ class Spec(NamedTuple):
     lease_s: float
     revert_s: float
     kernel: Dict[str, Any]
+    restart: Optional[Dict[str, Any]] = None
 
     def document(self) -> Dict[str, Any]:
         """Return the JSON document this was parsed from."""
-        return dict(self._asdict(), optional=list(self.optional))
+        document = dict(self._asdict(), optional=list(self.optional))
+        if self.restart is None:
+            del document["restart"]
+        return document
 
     @property
     def digest(self) -> str:
@@ -154,6 +169,11 @@ class Spec(NamedTuple):
         """Whether what is attached outlives the agent: it fails static."""
         return self.fail_mode == "static"
 
+    @property
+    def restarts(self) -> Dict[str, float]:
+        """How it is started again when it died: every row of ``guard.DEFAULTS``."""
+        return dict(guard.DEFAULTS, **(self.restart or {}))
+
 
 def check_spec(document: Any) -> Spec:
     """Return the checked spec or raise SpecMalformed naming the first bad key."""
@@ -164,6 +184,8 @@ def check_spec(document: Any) -> Spec:
             raise SpecMalformed("the spec has an unknown key %r" % str(key)[:64])
     for key, check in FIELDS.items():
         if key not in document:
+            if key in _MAY_LACK:
+                continue
             raise SpecMalformed("the spec has no %r" % key)
         if not check(document[key]):
             raise SpecMalformed("the spec's %r is not valid" % key)

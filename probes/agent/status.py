@@ -5,17 +5,23 @@ import os
 import time
 from typing import Any, Dict, List, NamedTuple, Optional
 
+from probes.agent import guard
 from probes.agent import scope as scopes
 from probes.agent.faults import HOLDER_GONE, INTERRUPTED, NOT_IN_KERNEL, REBOOTED, SpecMalformed
 from probes.agent.observe import observe
 from probes.agent.others import others
 from probes.agent.process import alive
 from probes.agent.spec import check_spec
-from probes.agent.state import Place, programs, read_json
+from probes.agent.state import Place, boot_seconds, programs, read_json
 from probes.agent.watchdog import Standing as WatchdogStanding
 
 SCHEMA = "corollout.status/1"
 VERSION = "1"
+
+
+# What ``state.json`` says of a program that nobody is to hold: always, or when it names no holder.
+OVER = ("stopped", "failed", "waiting", "crash-looping")
+OVER_UNHELD = ("reverted", "tripped", "expired")
 
 
 class Standing(NamedTuple):
@@ -32,7 +38,7 @@ def standing(place: Place, state: Dict[str, Any]) -> Standing:
     if not state.get("holder") or status.get("holder") != state.get("holder"):
         status = {}
     recorded, reason = str(state.get("state") or "stopped"), state.get("reason")
-    if recorded in ("stopped", "failed") or (recorded == "reverted" and not state.get("holder")):
+    if recorded in OVER or (recorded in OVER_UNHELD and not state.get("holder")):
         return Standing(recorded, reason, {})
     if state.get("boot_id") != scopes.boot_id():
         return Standing("stopped", "%s: the host has rebooted since" % REBOOTED, {})
@@ -40,18 +46,21 @@ def standing(place: Place, state: Dict[str, Any]) -> Standing:
         return Standing(str(status["state"]), status.get("reason"), status)
     living = alive(state.get("holder"))
     if recorded == "applying":
-        if _locked(place.root):
+        if locked_by_another(place.root):
             return Standing("applying", reason, status)
         generation = (state.get("intent") or {}).get("generation")
         text = "%s: the apply of generation %s was cut off" % (INTERRUPTED, generation)
         return Standing("running" if living else "failed", text, status)
     if living:
         return Standing(recorded, reason, status)
+    last = (state.get("restarts") or {}).get("last")
+    if last and not state.get("holder"):
+        return Standing("failed", str(last), status)
     stays = "; what it pinned stays in force" if (state.get("spec") or {}).get("fail_mode") == "static" else ""
     return Standing("failed", "%s: the holder died%s" % (HOLDER_GONE, stays), status)
 
 
-def _locked(root: str) -> bool:
+def locked_by_another(root: str) -> bool:
     """Tell whether some agent call holds the lock."""
     try:
         descriptor = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CLOEXEC)
@@ -85,6 +94,7 @@ def program_status(place: Place) -> Optional[Dict[str, Any]]:
         name, reason = "failed", "%s: the holder lives, and the kernel shows no program of it" % NOT_IN_KERNEL
     lease = read_json(place.lease)
     armed = read_json(place.revert)
+    past = guard.history(state.get("restarts"), scopes.boot_id())
     return {
         "program": place.program,
         "variant": document.get("variant"),
@@ -98,11 +108,18 @@ def program_status(place: Place) -> Optional[Dict[str, Any]]:
         "observed": observed,
         "sample": stands.status.get("sample"),
         "watchdog": stands.status.get("watchdog") or WatchdogStanding().document(),
-        "lease": {"expires": lease["expires"]} if lease and name == "running" else None,
-        "revert": {"at": armed["at"]} if armed and armed.get("boot_id") == scopes.boot_id() else None,
+        "lease": {"expires": _wall(lease["expires_boot"])} if lease and name == "running" else None,
+        "revert": {"at": _wall(armed["at_boot"])} if armed and armed.get("boot_id") == scopes.boot_id() else None,
+        "boot": document.get("boot"),
+        "restarts": {"recent": len(past.recent), "boots": past.boots, "total": past.total, "last": past.last},
         "counters": stands.status.get("counters") or [],
         "errors": stands.status.get("errors") or {"count": 0, "last": None},
     }
+
+
+def _wall(at_boot: float) -> float:
+    """Return when seconds since boot will be, by the wall clock as it is now: somebody may have set it since."""
+    return time.time() + float(at_boot) - boot_seconds()
 
 
 def status_document(root: str, only: Optional[str]) -> Dict[str, Any]:

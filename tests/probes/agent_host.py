@@ -143,6 +143,7 @@ class AgentHost:
             "lease_s": 3600,
             "revert_s": 0,
             "kernel": scope.kernel(),
+            "restart": {"limit": 0},  # most tests look at what a death leaves
         }
         return {**spec, **changes}
 

@@ -35,6 +35,7 @@ set -e
 mount -t sysfs sysfs /sys
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t bpf bpf /sys/fs/bpf
+mkdir -p /run/corollout && mount -t tmpfs tmpfs /run/corollout
 ip link set lo up
 ip link add up0 type veth peer name up1
 ip link set up0 up; ip link set up1 up

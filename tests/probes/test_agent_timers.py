@@ -45,7 +45,8 @@ def test_a_renewed_lease_goes_on(host: AgentHost) -> None:
     assert status == 0 and answer["expires"] == renewed["expires"] > first["expires"] + 500
     assert renewed["expires_boot"] > first["expires_boot"] + 500
     row = host.row()
-    assert (row["state"], row["lease"]["expires"]) == ("running", renewed["expires"])
+    assert row["state"] == "running"
+    assert row["lease"]["expires"] == pytest.approx(renewed["expires"], abs=1)  # told by the clock as it is now
 
 
 def test_over_budget_is_stopped_with_no_controller_and_the_breach_is_kept(host: AgentHost) -> None:
