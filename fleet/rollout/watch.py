@@ -13,8 +13,8 @@ from typing import Any
 from btf.fault import printable
 from fleet.record.views import SampleView
 
-_ENDED = ("tripped", "expired", "reverted", "stopped", "failed")
-_CUT_OFF = "COR-AGT-026"  # the agent's reason for: an apply did not get to its end
+_ENDED = ("tripped", "expired", "reverted", "stopped", "failed", "waiting", "crash-looping")
+_CUT_OFF = ("COR-AGT-024", "COR-AGT-026")  # the agent's reasons: a reboot, or a death, before the order got to its end
 
 
 @dataclass(frozen=True, slots=True)

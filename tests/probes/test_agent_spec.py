@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from probes.agent import main, store
 from probes.agent.faults import Refusal, SpecMalformed
+from probes.agent.guard import DEFAULTS
 from probes.agent.scope import build_id
 from probes.agent.spec import BUDGET, FIELDS, check_spec, parse_spec
 from probes.manifest import Budget
@@ -32,7 +33,7 @@ def test_a_good_spec_is_itself(good: dict[str, Any]) -> None:
     assert spec.tag == "corollout:sample-trace:1"
 
 
-@pytest.mark.parametrize("key", sorted(FIELDS))
+@pytest.mark.parametrize("key", sorted(set(FIELDS) - {"restart"}))
 def test_every_key_is_needed_and_checked(good: dict[str, Any], key: str) -> None:
     with pytest.raises(SpecMalformed, match=key):
         check_spec({k: v for k, v in good.items() if k != key})
@@ -149,3 +150,13 @@ def test_the_build_id_is_found_among_other_notes() -> None:
     assert build_id(note(b"Xen\0", 3, b"abcd") + note(b"GNU\0", 3, wanted)) == wanted.hex()
     assert build_id(note(b"GNU\0", 1, wanted)) is None
     assert build_id(b"\x04\0\0\0\xff") is None
+
+
+@pytest.mark.parametrize("restart", [{"limit": -1}, {"limit": 1.5}, {"pause": 1}, {"healthy_s": 0}, [], "often"])
+def test_restarts_are_bounded_and_may_be_left_out(good: dict[str, Any], restart: Any) -> None:
+    good.pop("restart", None)
+    spec = check_spec(good)
+    assert spec.restarts == DEFAULTS and "restart" not in spec.document()
+    assert check_spec({**good, "restart": {"limit": 0}}).restarts["limit"] == 0
+    with pytest.raises(SpecMalformed, match="restart"):
+        check_spec({**good, "restart": restart})
