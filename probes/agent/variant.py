@@ -49,7 +49,7 @@ def adapter(site: Site) -> Any:
 
 
 def core_arguments(site: Site) -> Mapping[str, Any]:
-    """Return what the adapter wants the runner told: ``set``, ``fill``, ``attach``."""
+    """Return what the adapter wants the runner told: ``set``, ``fill``, ``attach``, ``carry``."""
     module = adapter(site)
     function = getattr(module, "core_arguments", None)
     if function is None:
@@ -85,6 +85,8 @@ def _hold_core(site: Site) -> List[str]:
         words += ["--fill", "%s=%s" % (name, _fill_file(site, name, rows))]
     for text in wanted.get("attach", ()):
         words += ["--attach", text]
+    for name in wanted.get("carry", ()):
+        words += ["--carry", name]
     if site.spec.static:
         folder = scopes.pin_folder(site.spec.program)
         make_folder(os.path.dirname(folder))

@@ -47,7 +47,7 @@ struct list {
 struct options {
 	const char *argument; /* object, pin directory or pinned map, by verb */
 	const char *btf, *record, *pin;
-	struct list set, fill, attach, optional;
+	struct list set, fill, attach, optional, carry;
 	unsigned long ms;
 	bool keep;
 };
@@ -120,6 +120,7 @@ void tc_describe(const uint32_t *ids, size_t count); /* filters that run one of 
 
 /* ---- pins.c ---- */
 int pin_prepare(const struct held *held);
+void carry_maps(const struct options *options, struct bpf_object *object); /* --carry: go on with pinned maps */
 int pin_all(struct held *held);
 void unpin_all(struct held *held);
 void remove_folders(const char *pin);

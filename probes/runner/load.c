@@ -106,6 +106,7 @@ static int open_object(const struct options *options, const struct list *absent,
 	choose_transport(object);
 	for (size_t i = 0; i < absent->count; i++)
 		bpf_program__set_autoload(bpf_object__find_program_by_name(object, absent->items[i]), false);
+	carry_maps(options, object);
 	*out = object;
 	return 0;
 }

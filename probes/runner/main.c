@@ -25,9 +25,10 @@ static const struct verb {
 } verbs[] = {
 	{"version", "", "", verb_version},
 	{"verify", ".bo", "OBJECT [--btf FILE] [--optional PROGRAM]...", verb_verify},
-	{"hold", ".brsfaopk",
+	{"hold", ".brsfaopkc",
 	 "OBJECT [--btf FILE] [--record STRUCT] [--set MAP:HEXKEY=HEXVALUE]... [--fill MAP=FILE]...\n"
-	 "         [--attach PROGRAM=tc:IFNAME:ingress|egress]... [--optional PROGRAM]... [--pin DIR] [--keep]",
+	 "         [--attach PROGRAM=tc:IFNAME:ingress|egress]... [--optional PROGRAM]... [--pin DIR] [--keep]\n"
+	 "         [--carry MAP]...",
 	 verb_hold},
 	{"pins", ".", "DIR", verb_pins},
 	{"dump", ".", "PINNED_MAP", verb_dump},

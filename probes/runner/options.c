@@ -51,7 +51,7 @@ int parse_options(int argc, char **argv, const char *allowed, struct options *op
 		{"--pin", 'p', &options->pin, NULL},        {"--set", 's', NULL, &options->set},
 		{"--fill", 'f', NULL, &options->fill},      {"--attach", 'a', NULL, &options->attach},
 		{"--optional", 'o', NULL, &options->optional}, {"--ms", 'm', NULL, NULL},
-		{"--keep", 'k', NULL, NULL},
+		{"--keep", 'k', NULL, NULL},                {"--carry", 'c', NULL, &options->carry},
 	};
 	const size_t count = sizeof(rows) / sizeof(rows[0]);
 

@@ -205,6 +205,29 @@ static int forget_stale(const char *path, const char *name, void *context)
 	return 0;
 }
 
+/* Lets the object go on with maps that an older generation pinned, where they are of the same make. */
+void carry_maps(const struct options *options, struct bpf_object *object)
+{
+	for (size_t i = 0; options->pin && i < options->carry.count; i++) {
+		const char *name = options->carry.items[i];
+		struct bpf_map *map = bpf_object__find_map_by_name(object, name);
+		struct bpf_map_info old;
+		char path[512];
+		int fd;
+
+		if (!map || !join(path, sizeof(path), options->pin, "maps", name, ""))
+			continue;
+		fd = bpf_obj_get(path);
+		if (fd < 0)
+			continue;
+		if (!map_info(fd, &old) && old.type == bpf_map__type(map) && old.key_size == bpf_map__key_size(map) &&
+		    old.value_size == bpf_map__value_size(map) && old.max_entries == bpf_map__max_entries(map) &&
+		    old.map_flags == bpf_map__map_flags(map))
+			bpf_map__reuse_fd(map, fd);
+		close(fd);
+	}
+}
+
 /* Pins everything beside what is there, then renames it over: a failure leaves the old pins as they were. */
 int pin_all(struct held *held)
 {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,3 +115,81 @@ def test_a_table_that_does_not_fit_is_refused_and_the_old_one_stands(host: Polic
     assert "4096" in answer["message"]
     assert tcp(host.line, IN, 80)
     assert not tcp(host.line, IN, 81)
+
+
+_RCVBUFFORCE = 33  # SO_RCVBUFFORCE, which Python does not name
+
+
+class Stream:
+    """Numbered datagrams from the peer to a port of the host, one a millisecond, and what arrives of them."""
+
+    def __init__(self, line: Wire, port: int, *, opened_by_host: bool = False) -> None:
+        self.near, self.far = (
+            one.call(lambda: socket.socket(type=socket.SOCK_DGRAM)) for one in (line.host, line.peer)
+        )
+        self.near.bind((line.host.v4, port))
+        self.near.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, 64 << 20)
+        self.near.setblocking(False)
+        self.far.bind((line.peer.v4, 80 if opened_by_host else 0))
+        if opened_by_host:
+            self.near.sendto(b"open", self.far.getsockname())
+        self.to = (line.host.v4, port)
+        self.sent = 0
+
+    def send(self) -> None:
+        self.far.sendto(str(self.sent).encode(), self.to)
+        self.sent += 1
+
+    def arrived(self) -> set[int]:
+        numbers = set()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                numbers.add(int(self.near.recv(64)))
+        return numbers
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+
+@contextlib.contextmanager
+def flowing(*streams: Stream) -> Iterator[None]:
+    """Send on all streams meanwhile."""
+    over = threading.Event()
+
+    def send() -> None:
+        while not over.wait(0.001):
+            for stream in streams:
+                stream.send()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        time.sleep(0.2)  # what is under way arrives
+
+
+@pytest.mark.parametrize("order", [("core", "core", "core"), ("core", "fallback", "core")])
+def test_an_upgrade_under_traffic_lets_nothing_through_and_loses_nothing(host: Policed, order: tuple[str, ...]) -> None:
+    host.applied(host.policy(order[0], 1, OPEN), 1)
+    answered = Stream(host.line, 5000, opened_by_host=True)  # a port that no rule opens
+    allowed, denied = Stream(host.line, 80), Stream(host.line, 81)
+    carried = len(set(order)) == 1  # another variant's memory of conversations starts anew
+    streams = (allowed, denied, answered) if carried else (allowed, denied)
+    try:
+        with flowing(*streams):
+            for generation, variant in enumerate(order[1:], start=2):
+                config = {**OPEN, "rules": [*OPEN["rules"], rule(100 + generation, IN, "deny", "198.51.100.0/24")]}
+                host.applied(host.policy(variant, generation, config), generation)
+                assert host.run("confirm", "--program", PROGRAM, "--token", str(generation))[0] == 0
+        assert allowed.sent > 100
+        assert allowed.arrived() == set(range(allowed.sent))
+        assert denied.arrived() == set()
+        if carried:
+            assert answered.arrived() == set(range(answered.sent))
+    finally:
+        for stream in (answered, allowed, denied):
+            stream.close()

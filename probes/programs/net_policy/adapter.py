@@ -37,6 +37,7 @@ def core_arguments(config: Config, _scope: Mapping[str, Any]) -> Dict[str, Any]:
         "set": ["policy_settings:%s=%s" % (k.hex(), v.hex()) for k, v in maps.pop("policy_settings")],
         "fill": maps,
         "attach": ["net_policy_in=tc:%s:ingress" % interface, "net_policy_out=tc:%s:egress" % interface],
+        "carry": ["conversations", "fragments"],  # an upgrade forgets no flow that is open
     }
 
 

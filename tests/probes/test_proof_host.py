@@ -1,0 +1,160 @@
+"""A host with systemd that really reboots, on a real kernel: what runs again by itself, and what does not.
+
+One full guest under emulation serves all; `make proof` runs this, `make test` does not.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fleet"))
+from agent_host import FALLBACK
+from children import RUNNER, TCP_FLOW
+from guest_host import PATIENCE_S, GuestAgent, GuestShell, progress
+from lab_kernels import CACHE
+from net_policy_wire import FOLDER as NET_POLICY
+from test_agent_kernel import POLICY
+
+from fleet.lab.guests import GuestLab, guest
+
+pytestmark = pytest.mark.proof
+
+FILES = {"object": TCP_FLOW / "core.bpf.o", "runner": RUNNER, "adapter": TCP_FLOW / "adapter.py"}
+POLICY_FILES = {"object": NET_POLICY / "core.bpf.o", "runner": RUNNER, "adapter": NET_POLICY / "adapter.py"}
+RESTART = {"limit": 5, "backoff_s": 1.0}
+DAY = 86400
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestShell]:
+    lab = GuestLab(tmp_path_factory.mktemp("guest") / "lab", CACHE, guests=[guest("6.1-systemd")])
+    lab.up(progress)
+    try:
+        yield GuestShell(lab, lab.guests[0])
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def agent(shell: GuestShell, tmp_path: Path) -> Iterator[GuestAgent]:
+    made = GuestAgent(tmp_path / "agent", shell, "host")
+    yield made
+    for program in ("sample-trace", "asked", "off", "policy"):
+        made.run("remove", "--program", program, "--token", "1000")
+    said = made.run("clean", "--older-s", "0")[1]
+    assert said["residue"] == [] and made.run("status")[1]["residue"] == []
+    assert shell.run("ls /etc/systemd/system | grep -c corollout || true").strip() == b"0"
+    assert shell.run("systemctl list-units --all 'corollout*' --no-legend | grep -v scope || true") == b""
+
+
+def patiently(what: Callable[[], Any]) -> Any:
+    until = time.monotonic() + PATIENCE_S
+    while not (found := what()):
+        assert time.monotonic() < until
+        time.sleep(1)
+    return found
+
+
+def boot_of(shell: GuestShell) -> bytes:
+    return shell.run("cat /proc/sys/kernel/random/boot_id")
+
+
+def reboot(shell: GuestShell) -> None:
+    """Reboot as an operator would, and wait until the host answers with another boot id."""
+    before = boot_of(shell)
+    shell.run("(sleep 1; systemctl reboot) >/dev/null 2>&1 </dev/null &")
+
+    def answers() -> bool:
+        try:
+            return boot_of(shell) != before
+        except (AssertionError, OSError):
+            return False
+
+    patiently(answers)
+
+
+def test_a_reboot_brings_back_what_says_so_and_nothing_else(agent: GuestAgent, shell: GuestShell) -> None:
+    progress("reboot: applying four programs")
+    trace = agent.build("core", FILES, record="flow_record", boot="reattach", restart=RESTART)
+    agent.applied(trace, 1)
+    for number, (program, boot) in enumerate((("asked", "ask"), ("off", "stay-off")), start=2):
+        agent.applied({**trace, "program": program, "boot": boot}, number)
+    made = agent.build("core", POLICY_FILES, record="net_policy_event", boot="reattach", restart=RESTART)
+    made.update(program="policy", kind="networking", fail_mode="static", lease_s=0, revert_s=600)
+    made.update(scope={"kind": "netns"}, config={**POLICY, "interface": "eth0"})
+    agent.applied(made, 4)
+    assert agent.run("confirm", "--program", "policy", "--token", "4")[0] == 0
+    assert agent.run("status")[1]["supervisor"]["boot"].startswith("systemd: corollout-")
+    progress("reboot: rebooting")
+    reboot(shell)
+    progress("reboot: back")
+    row = patiently(lambda: (r := agent.row()) and r["state"] == "running" and r["observed"]["alive"] and r)
+    assert (row["token"], row["applied"], row["boot"]) == (1, 1, "reattach")
+    assert all(program["attached"] for program in row["observed"]["programs"])
+    policed = patiently(lambda: (r := agent.row("policy")) and r["state"] == "running" and r["observed"]["alive"] and r)
+    assert policed["token"] == 4 and policed["revert"] is None
+    asked = patiently(lambda: (r := agent.row("asked")) and r["state"] == "waiting" and r)
+    assert asked["reason"].startswith("COR-AGT-030") and not asked["observed"]["alive"]
+    assert agent.row("off")["reason"].startswith("COR-AGT-029")
+    shell.run("python3 -c 'import socket; socket.socket().connect_ex((\"127.0.0.1\", 22))'")
+    assert patiently(lambda: agent.record_lines("sample-trace"))
+    journal = shell.run(f"cat {agent.state_inside}/programs/sample-trace/journal.jsonl").decode()
+    assert journal.count('"reattached"') == 1
+    assert agent.run("boot", "--program", "asked", "--yes")[1]["programs"] == {"asked": "running"}
+
+
+def test_another_kernel_after_the_reboot_is_not_forced(agent: GuestAgent, shell: GuestShell) -> None:
+    agent.applied(agent.build("core", FILES, record="flow_record", boot="reattach", restart=RESTART), 1001)
+    state = f"{agent.state_inside}/programs/sample-trace/state.json"
+    build_id = agent.run("status")[1]["kernel"]["build_id"]
+    shell.run(f"sed -i s/{build_id}/{'0' * 40}/g {state}")  # as if it had been planned for the kernel before
+    reboot(shell)
+    row = patiently(lambda: (r := agent.row()) and r["reason"] and "kernel-changed" in r["reason"] and r)
+    assert row["state"] == "stopped" and row["reason"].startswith("COR-AGT-028") and not row["observed"]["alive"]
+
+
+def test_the_end_of_the_session_is_not_the_end_of_what_it_started(agent: GuestAgent, shell: GuestShell) -> None:
+    """What logind does with KillUserProcesses at the end of a session: everything in its scope is killed."""
+    spec = agent.build("core", FILES, record="flow_record", restart={"limit": 0})
+    session = "systemd-run --scope --quiet --unit=session-test --"
+    words = agent.command("apply", "--spec", "-", "--token", "1001")[len(agent.prefix) :]
+    shell.ask(f"{session} {' '.join(words)}", spec)
+    holder = agent.row()["observed"]
+    assert holder["alive"]
+    shell.run("systemctl kill --signal=KILL session-test.scope 2>/dev/null; systemctl stop session-test.scope || true")
+    assert agent.row()["observed"] == holder
+    place = shell.run("grep -l . /proc/$(pgrep -f 'hold --state' | head -1)/cgroup | xargs cat").decode()
+    assert "corollout-apply" in place, place
+
+
+def test_a_killed_supervisor_and_a_killed_holder_come_back(agent: GuestAgent, shell: GuestShell) -> None:
+    agent.applied(agent.build("core", FILES, record="flow_record", restart=RESTART), 1001)
+    patiently(lambda: agent.run("status")[1]["supervisor"]["alive"])
+    shell.run("pkill -9 -f 'supervise --state'; pkill -9 -f 'hold --state'; sleep 1; true")
+    patiently(lambda: agent.run("status")[1]["supervisor"]["alive"])
+    row = patiently(lambda: (r := agent.row()) and r["state"] == "running" and r["observed"]["alive"] and r)
+    assert row["restarts"]["total"] == 1 and row["token"] == 1001
+
+
+def test_a_clock_that_jumps_ends_no_lease_and_fires_no_revert(agent: GuestAgent, shell: GuestShell) -> None:
+    agent.stage(FALLBACK.encode())
+    shell.run(f"mkdir -p {agent.outside}")
+    spec = agent.networking(
+        revert_s=600, lease_s=600, budget={"interval_s": 1.0}, kernel={"build_id": None, "release": None}
+    )
+    agent.applied(spec, 1001)
+    for jump in (DAY, -2 * DAY):
+        shell.run(f"date -s @$(($(date +%s) + {jump}))")
+        time.sleep(3)
+        row = agent.row()
+        now = agent.run("status")[1]["now"]
+        assert row["state"] == "running" and row["watchdog"]["state"] == "ok", row
+        assert 0 < row["lease"]["expires"] - now < 601 and 0 < row["revert"]["at"] - now < 601
+    shell.run(f"date -s @$(($(date +%s) + {DAY}))")
+    assert agent.run("confirm", "--program", "sample-trace", "--token", "1001")[0] == 0
