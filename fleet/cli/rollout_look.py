@@ -10,6 +10,7 @@ import click
 
 from btf.fault import printable
 from fleet.cli.output import emit, emit_document, output_option, table
+from fleet.cli.rollout_gate import show_gate
 from fleet.cli.settings import Settings, pass_settings
 from fleet.cli.watch import watch
 
@@ -44,14 +45,19 @@ def list_rollouts(settings: Settings, output: str) -> None:
 
 @click.command()
 @click.argument("rollout_id")
+@click.option("--gate", "gate", type=int, metavar="WAVE", help="That wave's gate instead: each check with its samples.")
 @output_option
 @pass_settings
 @click.pass_context
-def status(context: click.Context, settings: Settings, rollout_id: str, output: str) -> None:
+def status(context: click.Context, settings: Settings, rollout_id: str, gate: int | None, output: str) -> None:
     """Show one rollout: waves, gates and the samples behind them, every host's step. Exit code by its state."""
     from fleet.rollout.controller import driver
     from fleet.rollout.engine import exit_of
 
+    if gate is not None:
+        with settings.record() as record:
+            show_gate(record, rollout_id, gate, output)
+        return
     with settings.record() as record:
         view, steps = record.rollout(rollout_id), record.steps(rollout_id)
     if output in ("json", "jsonl"):

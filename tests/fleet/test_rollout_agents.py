@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from fleet.rollout.execute import AgentRefused
 from fleet.rollout.execute.artefacts import ArtefactLost, Artefacts
 from fleet.rollout.execute.ssh import agent_executors
 from fleet.rollout.plan import Plan, PlannedHost, Wave
+from fleet.rollout.service import Service
 from fleet.rollout.settings import WaveSettings
 from inventory.connect.errors import CommandTimeout
 from inventory.connect.local import LocalConnection
@@ -252,6 +254,16 @@ def test_the_agent_and_artefacts_travel_once(lab: Lab) -> None:
         assert executor.stage(spec) == 0
     assert len(list(Path(lab.hosts["alpha"].state_dir).glob("agent/*.pyz"))) == 1
     assert rollout
+
+
+def test_a_service_is_asked_by_the_agent_on_its_host(lab: Lab) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service, lab.connect(lab.hosts["alpha"]) as executor:
+        question = Service(f"tcp:127.0.0.1:{service.getsockname()[1]}", count=5).question
+        answer = executor.ask(question)
+        assert (answer["asked"], answer["errors"], len(answer["latencies_us"])) == (5, 0, 5)
+        with pytest.raises(AgentRefused) as caught:
+            executor.ask({**question, "probe": "tcp:192.0.2.1:80"})
+    assert caught.value.agent_code == "COR-AGT-040"
 
 
 def test_an_agent_damaged_on_its_way_is_never_put_in_place(lab: Lab) -> None:
