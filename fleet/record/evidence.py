@@ -34,25 +34,27 @@ class Evidence(Access):
     def service_samples(
         self, rollout_id: str, wave: int, *, moment: str | None = None, since: float | None = None
     ) -> list[ServiceView]:
-        """Return the rounds of a wave in order; those of one *moment*, or begun at *since* or later."""
+        """Return the rounds of a wave in order; those of one *moment*, or asked at *since* or later."""
         statement = select(ServiceSampleRow).where(
             ServiceSampleRow.rollout_id == rollout_id, ServiceSampleRow.wave == wave
         )
         if moment is not None:
             statement = statement.where(ServiceSampleRow.moment == moment)
         if since is not None:
-            statement = statement.where(ServiceSampleRow.round >= since)
+            statement = statement.where(ServiceSampleRow.at >= since)
         with self.reading() as session:
             return [_service(row) for row in session.execute(statement.order_by(ServiceSampleRow.id)).scalars()]
 
-    def service_rounds(self, rollout_id: str, wave: int, moment: str, *, since: float = 0.0) -> int:
-        """Return how many rounds of *moment* were asked on the wave's own hosts since then."""
+    def service_rounds(
+        self, rollout_id: str, wave: int, moment: str, hosts: Iterable[str], *, since: float = 0.0
+    ) -> int:
+        """Return in how many rounds of *moment* any of *hosts* was asked at *since* or later."""
         statement = select(func.count(func.distinct(ServiceSampleRow.round))).where(
             ServiceSampleRow.rollout_id == rollout_id,
             ServiceSampleRow.wave == wave,
             ServiceSampleRow.moment == moment,
-            ServiceSampleRow.role == "canary",
-            ServiceSampleRow.round >= since,
+            ServiceSampleRow.host.in_(tuple(hosts)),
+            ServiceSampleRow.at >= since,
         )
         with self.reading() as session:
             return session.execute(statement).scalar_one()

@@ -45,12 +45,9 @@ def baseline(work: Work, wave: int) -> str:
     if policy is None:
         return ""
     wanted = wanted_rounds(work, wave, policy)
-    while work.record.service_rounds(work.rollout_id, wave, "before") < wanted:
-        hosts = [s.host for s in _asked(work, wave, policy) if s.state == "checked"]
-        if not hosts:  # nobody is about to be touched
-            return ""
-        until = work.clock.now() + policy.every_s
-        ask_round(work, wave, "before", hosts, policy)
+    hosts = [s.host for s in _asked(work, wave, policy) if s.state == "checked"]  # who is about to be touched
+    while hosts and work.record.service_rounds(work.rollout_id, wave, "before", hosts) < wanted:
+        until = ask_round(work, wave, "before", hosts, policy) + policy.every_s
         while (left := until - work.clock.now()) > 0:
             if work.stop.is_set() or work.watching():
                 return "stopped" if work.stop.is_set() else "asked"
@@ -58,14 +55,26 @@ def baseline(work: Work, wave: int) -> str:
     return ""
 
 
-def ask_after(work: Work, wave: int, policy: Service) -> None:
-    """Ask once on the live hosts of *wave* and on its controls."""
-    ask_round(work, wave, "after", [s.host for s in _asked(work, wave, policy) if s.state in LIVE_STEPS], policy)
+def ask_after(work: Work, wave: int, policy: Service) -> float:
+    """Ask once on the live hosts of *wave* and on its controls; returns when the next round is due."""
+    return ask_round(work, wave, "after", _live(work, wave, policy), policy) + policy.every_s
 
 
-def ask_round(work: Work, wave: int, moment: str, hosts: Iterable[str], policy: Service) -> None:
-    """Ask on *hosts* and on controls, at once, and keep what they say."""
-    begun = work.clock.now()
+def asked_enough(work: Work, wave: int, policy: Service, since: float) -> bool:
+    """Whether the live hosts of *wave* were asked in as many rounds since then as a gate needs."""
+    hosts = _live(work, wave, policy)
+    rounds = work.record.service_rounds(work.rollout_id, wave, "after", hosts, since=since)
+    return not hosts or rounds >= wanted_rounds(work, wave, policy)
+
+
+def ask_round(work: Work, wave: int, moment: str, hosts: Iterable[str], policy: Service) -> float:
+    """Ask on *hosts* and on controls, at once, and keep what they say; returns when the round began.
+
+    Rounds begin where a clock of ``every_s`` seconds strikes, so that zones whose hosts are asked by different
+    processes have their rounds in common.
+    """
+    now = work.clock.now()
+    begun = now - now % policy.every_s
     roles = {**dict.fromkeys(list(controls(work, wave))[: policy.hosts], "control"), **dict.fromkeys(hosts, "canary")}
 
     def one(host: str) -> ServiceView:
@@ -74,6 +83,11 @@ def ask_round(work: Work, wave: int, moment: str, hosts: Iterable[str], policy: 
 
     with ThreadPoolExecutor(work.plan.settings.parallel, thread_name_prefix="ask") as pool:
         work.record.record_service_samples(pool.map(one, roles))
+    return begun
+
+
+def _live(work: Work, wave: int, policy: Service) -> list[str]:
+    return [s.host for s in _asked(work, wave, policy) if s.state in LIVE_STEPS]
 
 
 def _asked(work: Work, wave: int, policy: Service) -> list[StepView]:

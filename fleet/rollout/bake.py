@@ -13,7 +13,7 @@ import msgspec
 
 from btf.fault import Fault
 from fleet.record.views import SampleView, StepOutcome, StepView
-from fleet.rollout.ask import ask_after, controls, wanted_rounds
+from fleet.rollout.ask import ask_after, asked_enough, controls
 from fleet.rollout.gate import judge_wave
 from fleet.rollout.states import LIVE_STEPS
 from fleet.rollout.watch import lease_due, measured_at, missing_sample, sample_of
@@ -38,8 +38,7 @@ def watch_over(work: Work, wave: int, *, hold: bool) -> dict[str, Any]:
         look_at_controls(work, wave)
         over = not hold and (bool(tripped) or work.failed(wave) > failed)  # in another zone
         if policy is not None and not over and work.clock.now() >= due:
-            due = work.clock.now() + policy.every_s
-            ask_after(work, wave, policy)
+            due = ask_after(work, wave, policy)
         if not over:
             _rest(work, wave)
             over = not hold and _baked(work, wave)
@@ -105,9 +104,8 @@ def _baked(work: Work, wave: int) -> bool:
     wanted = work.plan.settings.samples
     enough = all(counts.get(s.host, {}).get("ok", 0) >= wanted for s in live if not _silent(counts.get(s.host, {})))
     policy = work.plan.settings.service
-    if policy is not None and live:
-        rounds = work.record.service_rounds(work.rollout_id, wave, "after", since=view.baking_since or 0.0)
-        enough = enough and rounds >= wanted_rounds(work, wave, policy)
+    if policy is not None:
+        enough = enough and asked_enough(work, wave, policy, view.baking_since or 0.0)
     return enough or baked >= view.bake_s + work.plan.settings.deadline_s
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_hosts import plan_of
+from scripted_hosts import KERNEL_ID, plan_of
 from test_rollout import Rollout
 
 from fleet.record.views import ServiceView
-from fleet.rollout.ask import chosen, read_answer
+from fleet.rollout.ask import ask_round, chosen, read_answer
+from fleet.rollout.gate import judge_wave
+from fleet.rollout.plan import load_plan
 from fleet.rollout.service import Service
+from fleet.rollout.work import Work
+from probes.manifest import Budget
 
 POLICY = Service("tcp:127.0.0.1:80", every_s=2.0, count=5, rounds=6, tolerance_ms=0.0)
 WAVES = (["a"], ["b", "c"], ["d", "e", "f"])
@@ -159,3 +163,27 @@ def test_kernels_take_turns_in_who_is_asked(start) -> None:
     steps = [replace(s, kernel_id="old" if s.host == "e" else "new") for s in rollout.record.steps(rollout.id)]
     assert chosen(steps, 3) == {"a", "b", "e"}
     assert chosen(steps, 100) == set("abcdef")
+
+
+def test_hosts_of_one_zone_are_held_against_controls_that_another_process_asks(start) -> None:
+    """Each zone's process asks its own hosts; the rounds of both begin alike, and each has a baseline of its own."""
+    rollout = start(felt(1.5))
+    plan = load_plan(rollout.record.plan(rollout.view.plan_id).document)
+    hosts = {n: replace(h, zone="far" if n == "f" else "near") for n, h in rollout.record.definitions().items()}
+    rollout.record.move_steps(rollout.id, ("pending",), "checked", wave=0)
+    for moment in ("before", "after"):
+        for _ in range(6):
+            for zone in ("near", "far"):
+                work = Work(rollout.record, rollout.id, plan, hosts, rollout.fleet.connect, rollout.clock, "test",
+                            rollout.stop, zone=zone)  # fmt: skip
+                ask_round(work, 0, moment, ["a"] if zone == "near" else [], POLICY)
+            rollout.clock.wait(rollout.stop, POLICY.every_s)
+        with rollout.fleet.state("a") as state:
+            state |= {"state": "running", "token": 1}
+    found = rollout.record.service_samples(rollout.id, 0)
+    assert {h for h in "af" if any(r.host == h for r in found)} == {"a", "f"}
+    verdict = judge_wave(
+        [replace(rollout.record.step(rollout.id, "a"), state="verified")], [], Budget(), plan.settings,
+        controls={"f": (KERNEL_ID, "core")}, service=found,
+    )  # fmt: skip
+    assert next(c.answer for c in verdict.checks if c.name == "service-latency") == "fail"
