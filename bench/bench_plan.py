@@ -49,7 +49,7 @@ def programs() -> list[object]:
 
 
 class Watch:
-    """Adds up the stretches that are timed: by the wall's clock, and the processor's, which a busy machine blurs less."""
+    """Adds up what is timed: by the wall's clock, and the processor's, which a busy machine blurs less."""
 
     def __init__(self) -> None:
         self.wall = self.cpu = 0.0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from fleet.record import Record
 from fleet.record.views import RequestView, RolloutView
+from fleet.rollout import hours
 from fleet.rollout.phases import next_wave
 from fleet.rollout.states import ABORTED, BAKING, HALTED, PAUSED, RETRIED_STEPS, ROLLING_BACK, RUNNING, VERBS
 from fleet.rollout.work import Work
@@ -29,6 +30,8 @@ def answer_requests(record: Record, work: Work) -> None:
 
 
 def _pause(record: Record, view: RolloutView, request: RequestView) -> str:
+    if view.state == PAUSED and not hours.waits(view):
+        return f"nothing to do: the rollout is {view.state}"
     record.set_rollout_state(view.id, PAUSED, actor=request.actor, verb="pause", reason=f"asked: by {request.actor}")
     return "paused"
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 from fleet.record.errors import RecordFault
 from fleet.rollout import bake
 from fleet.rollout.ask import baseline
+from fleet.rollout.hours import WAIT, wait_for_window
 from fleet.rollout.journal import Document
 from fleet.rollout.steps import carry
 from fleet.rollout.work import Work
@@ -15,7 +16,7 @@ from fleet.rollout.work import Work
 T = TypeVar("T")
 
 # What cut a piece short, what counts most first: hosts that were left undone are come back to.
-_CUTS = ("stopped", "asked", "failures")
+_CUTS = ("stopped", "asked", "window", "failures")
 TRIES = 6  # of a piece, while the record is busy or away
 _PAUSE_S = 1.0
 
@@ -24,6 +25,8 @@ def perform(work: Work, phase: str, wave: int) -> Document:
     """Do what *phase* means for the hosts of *wave* that *work* is for."""
     if phase in ("bake", "hold"):
         return bake.watch_over(work, wave, hold=phase == "hold")
+    if phase == WAIT:
+        return wait_for_window(work, wave)
     if phase == "apply" and (cut := baseline(work, wave)):
         return {"phase": phase, "hosts": 0, "cut": cut}
     return bake.judge(work, wave) if phase == "gate" else carry(work, wave, phase)

@@ -15,6 +15,7 @@ from fleet.record.errors import RecordFault
 from fleet.record.views import StepOutcome, StepView
 from fleet.rollout.acts import ACTS, Act, HostChanged, StepFailed
 from fleet.rollout.execute import AgentRefused
+from fleet.rollout.hours import closed
 from fleet.rollout.work import Work
 from inventory.connect.errors import Refused, Unreachable
 
@@ -40,7 +41,9 @@ def carry(work: Work, wave: int, phase: str) -> dict[str, Any]:
         """Why no further host is begun now; empty when it is."""
         if phase == "apply" and failed > tolerated:
             return "failures"
-        return "stopped" if work.stop.is_set() else ""
+        if work.stop.is_set():
+            return "stopped"
+        return "window" if closed(work, wave, phase) else ""
 
     cut = why()
     with ThreadPoolExecutor(settings.parallel, thread_name_prefix="step") as pool:

@@ -8,6 +8,7 @@ Every decision is one transaction (state, audit and the engine's journal commit 
 from __future__ import annotations
 
 from fleet.record import Record
+from fleet.rollout import hours
 from fleet.rollout.answers import answer_requests
 from fleet.rollout.journal import Document, Journal
 from fleet.rollout.phases import AFTER, next_wave
@@ -54,16 +55,18 @@ def advance(record: Record, work: Work, number: int, phase: str, outcome: Docume
 
 def _cut(outcome: Document) -> bool:
     """Whether a phase left hosts undone that it is to come back to; failures are for the gate to judge."""
-    return outcome.get("cut", "") in ("stopped", "asked")
+    return outcome.get("cut", "") in ("stopped", "asked", "window")
 
 
 def _where(record: Record, work: Work) -> Document:
-    view = record.rollout(work.rollout_id)
+    view = hours.keep(record, work)
     phase: str | None = None
     if work.stop.is_set():
         phase = None
     elif view.state in (RUNNING, BAKING):
         phase = view.waves[view.wave].phase
+    elif hours.waits(view):
+        phase = hours.WAIT
     elif view.state == PAUSED and work.hold:
         phase = "hold"
     return {"state": view.state, "wave": view.wave, "phase": phase}
