@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 PROGRAM_DIRS := $(wildcard probes/programs/*/) $(wildcard tests/programs/*/)
 OBJECTS := $(foreach d,$(PROGRAM_DIRS),$(if $(wildcard $(d)core.bpf.c),$(d)core.bpf.o))
 RUNNER := probes/runner/bpfrun
+COLLECTION := playbooks/collections/ansible_collections/corollout/fleet
 
-.PHONY: run test lint bench fuzz proof build setup clean
+.PHONY: run test lint bench fuzz proof ansible-sanity build setup clean
 
 run: setup build
 	$(BIN)/python -m fleet.lab.tour
@@ -22,6 +23,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	cd $(COLLECTION) && ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/playbooks/collections \
+	  $(CURDIR)/$(BIN)/ansible-lint --offline --nocolor -q --profile production .
+
+# Ansible's own tests of a collection, in environments of their own, without containers. It fetches what they pin.
+ansible-sanity: setup
+	cd $(COLLECTION) && PATH=$(CURDIR)/$(BIN):$$PATH $(CURDIR)/tools/ansible_sanity.sh
 
 bench: setup build
 	@for f in bench/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done

@@ -7,6 +7,7 @@ the record learns the host and hears of every order, and hands out the token.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,11 +22,12 @@ from fleet.prepare import Wishes, prepare
 from fleet.record import Record, open_record
 from fleet.rollout.execute import Executor
 from fleet.rollout.execute.artefacts import Artefacts
+from fleet.rollout.execute.ssh import MAX_ANSWER, AgentExecutor, agent_zipapp
 from fleet.rollout.settings import WaveSettings
 from fleet.rollout.watch import Observed, observe
 from fleet.survey import decide, harvest
 from inventory.collect import ScanOutcome, collect_facts
-from inventory.connect import Connection
+from inventory.connect import Completed, Connection
 from inventory.facts import Facts
 from inventory.host import Host
 from probes.agent.spec import check_spec
@@ -77,6 +79,18 @@ class Home:
     def program(self, name: str) -> Program:
         """Return a program of the catalogue, or raise ProgramUnknown."""
         return find_program(name, load_catalogue(self.program_dirs))
+
+
+class Visitor(AgentExecutor):
+    """An agent that comes with the question and is gone with the answer: nothing of it stays on the host."""
+
+    def _run(self, verb: str, *arguments: str, stdin: bytes = b"", timeout: float | None = None) -> Completed:
+        if stdin:
+            raise AssertionError("a visitor only asks")
+        data, _ = agent_zipapp()
+        asked = shlex.join(["--state", self._host.state_dir, verb, *arguments])
+        command = f"d=$(mktemp) && trap 'rm -f $d' EXIT && cat > $d && python3 $d {asked}"
+        return self._connection.run(command, stdin=data, timeout=timeout or self._deadline_s, limit=MAX_ANSWER)
 
 
 def learn(record: Record, archive: Archive, host: Host, connection: Connection) -> Facts:

@@ -1,5 +1,5 @@
 # Copyright: Corollout contributors
-# Licensed under the Apache License, Version 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+# Licensed under the Apache License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0
 """One command on each host of a slice, each with its own input; what ``corollout rollout --via ansible`` runs."""
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.corollout.fleet.plugins.plugin_utils.line import CommandLate, Line
 
+SPEC: dict[str, t.Any] = {"calls": {"type": "path", "required": True}}
+
 
 class ActionModule(ActionBase):
     """Runs on the controller; the host sees a shell command and its input."""
@@ -21,9 +23,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Make the host's call and leave its answer in the files it names."""
         result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec(
-            argument_spec={"calls": {"type": "path", "required": True}}
-        )
+        _validation, arguments = self.validate_argument_spec(argument_spec=SPEC)
         name = (task_vars or {})["inventory_hostname"]
         try:
             with open(arguments["calls"], encoding="utf-8") as file:

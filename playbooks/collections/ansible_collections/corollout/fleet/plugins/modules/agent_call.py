@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: Corollout contributors
-# Licensed under the Apache License, Version 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+# Licensed under the Apache License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0
 
 from __future__ import annotations
 

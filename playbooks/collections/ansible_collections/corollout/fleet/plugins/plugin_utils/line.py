@@ -1,5 +1,5 @@
 # Copyright: Corollout contributors
-# Licensed under the Apache License, Version 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+# Licensed under the Apache License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0
 """A way to a host through Ansible's own connection, with its user, its become and its jump hosts.
 
 Only the remote shell is used: no module is copied, no temporary folder made, and no Python of a certain age needed.
