@@ -24,7 +24,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd $(COLLECTION) && ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/playbooks/collections \
-	  $(CURDIR)/$(BIN)/ansible-lint --offline --nocolor -q --profile production .
+	  $(CURDIR)/$(BIN)/ansible-lint --nocolor -q .
 
 # Ansible's own tests of a collection, in environments of their own, without containers. It fetches what they pin.
 ansible-sanity: setup
