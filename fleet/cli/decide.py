@@ -11,6 +11,7 @@ import msgspec
 from btf.fault import EXIT_NO, EXIT_USAGE, Fault
 from fleet.cli.output import emit, emit_document, output_option
 from fleet.cli.settings import Settings, pass_settings
+from fleet.compatibility.unlock import bootstrap
 from fleet.compatibility.verdict import Choice, Reason
 from fleet.report.model import causes
 from probes.catalogue import find_program
@@ -75,6 +76,8 @@ def _in_words(choice: Choice, *, everything: bool) -> str:
             lines.append(f"      does not give: {', '.join(assessment.lost)}")
     if choice.unlocks:
         lines += ["", "to get more: " + "; ".join(u.action for u in choice.unlocks)]
+        if command := bootstrap(choice.unlocks):
+            lines.append(f"  packages by Ansible: {command} -i INVENTORY --limit {choice.host}")
     return "\n".join(lines) + "\n"
 
 

@@ -43,6 +43,19 @@ MISSING = {
 }
 
 
+# What the playbook corollout.fleet.bootstrap installs, by the word it takes for it.
+BOOTSTRAPS = {
+    "install-python3": "python", "install-iptables": "fallback", "install-ipset": "fallback",
+    "install-iproute2": "fallback", "install-bcc": "bcc", "install-headers": "bcc",
+}  # fmt: skip
+
+
+def bootstrap(unlocks: Iterable[Unlock]) -> str | None:
+    """Return the command that does those of *unlocks* that are packages, or None when none is."""
+    wants = dict.fromkeys(BOOTSTRAPS[u.code] for u in unlocks if u.code in BOOTSTRAPS)
+    return f"ansible-playbook corollout.fleet.bootstrap -e corollout_wants={','.join(wants)}" if wants else None
+
+
 def _lists(facts: Facts, name: str, wanted: str) -> bool | None:
     """Whether the list fact *name* has *wanted*, ignoring case and CAP_; None when the list is not known."""
     value = facts.value(name)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fleet.compatibility.unlock import BOOTSTRAPS, MISSING, bootstrap
 from fleet.record import open_record
 from fleet.rollout.execute.ansible_run import playbooks
 from inventory.collect import ScanOutcome
@@ -182,3 +183,13 @@ def test_a_program_nobody_knows_fails_with_a_code_and_a_remedy(home: Path) -> No
         "ansible", "-i", "localhost,", "-c", "local", "all", "-m", "corollout.fleet.bpf_check", "-a", arguments, code=2
     )
     assert "COR-PRG-002" in said
+
+
+def test_unlocks_that_are_packages_name_what_bootstrap_installs() -> None:
+    playbook = (COLLECTION / "playbooks" / "bootstrap.yml").read_text()
+    for code, word in BOOTSTRAPS.items():
+        assert code in {m.unlock.code for m in MISSING.values()}
+        assert re.search(rf"^# .*\b{word}:", playbook, re.MULTILINE), word
+    wanted = [MISSING[f].unlock for f in ("python.path", "tool.ipset", "mount.tracefs", "tool.tc")]
+    assert bootstrap(wanted) == "ansible-playbook corollout.fleet.bootstrap -e corollout_wants=python,fallback"
+    assert bootstrap([MISSING["mount.tracefs"].unlock]) is None
