@@ -248,10 +248,11 @@ def cut(text: str, width: int) -> str:
 
 
 def fit(line: Line, width: int) -> Line:
-    """Return *line* cut to *width* cells."""
+    """Return *line* cut to *width* cells; a control character that came this far is one no more."""
     spans: list[Span] = []
     left = width
-    for text, tone in line:
+    for raw, tone in line:
+        text = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in raw)
         part = cut(text, left)
         spans.append((part, tone))
         left -= cells(part)

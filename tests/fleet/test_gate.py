@@ -185,3 +185,34 @@ def test_a_pass_always_rests_on_enough_samples_of_every_running_host(
         assert "pending" not in states
     ids = {s.id for s in taken}
     assert all(set(c.samples) <= ids for c in verdict.checks)
+
+
+def test_default_attach_costs_are_told_and_judged_all_the_same() -> None:
+    guessed = {"document": {"sample": {"calibrated": False}}}
+    verdict = judge(hosts(2), [*samples("h0"), *samples("h1", first=11, **guessed)])
+    assert verdict.answer == "pass"
+    assert check(verdict, "cpu").detail.endswith("; 1 hosts at default attach costs")
+    assert "default" not in check(verdict, "memory").detail
+    assert judge(hosts(1), samples("h0", cpu_percent=3.0, **guessed)).answer == "fail"
+
+
+def test_a_fallback_without_kernel_part_is_held_against_the_same_share_of_a_core() -> None:
+    fallback = {"ns_per_event": None, "document": {"sample": {"calibrated": None}}}
+    step = [Step("h0", variant="fallback")]
+    assert judge(step, samples("h0", cpu_percent=0.9, **fallback)).answer == "pass"
+    verdict = judge(step, samples("h0", cpu_percent=1.1, **fallback))
+    assert (verdict.answer, verdict.failed_kernels) == ("fail", (("k1", "fallback"),))
+    assert "default" not in check(verdict, "cpu").detail
+
+
+def test_silent_controls_are_told_beside_silent_hosts() -> None:
+    steps = [Step("h0", "unreachable")]
+    silent = samples("c0", 1, 5, outcome="unreachable")
+    verdict = judge_wave(steps, silent, BUDGET, WaveSettings(), controls={"c0": ("k1", "core"), "c1": ("k1", "core")})
+    assert check(verdict, "unreachable").detail.endswith("; of 2 controls 1 silent too")
+    assert check(verdict, "unreachable").samples == (5,)
+
+
+def test_a_check_names_what_it_was_held_against() -> None:
+    found = check(judge(hosts(1), samples("h0")), "memory")
+    assert (found.limit, found.unit) == (64.0, "MiB")

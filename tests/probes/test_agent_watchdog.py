@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.agent.cost import DEFAULT_ATTACH_NS, MIN_EVENTS, Meter, hook_kinds, kernel_cost
+from probes.agent.cost import DEFAULT_ATTACH_NS, MIN_EVENTS, Meter, hook_kinds, kernel_cost, process_cpu_ns
 from probes.agent.watchdog import CALM, Standing, judge
 
 BUDGET = {"cpu_percent": 1.0, "ns_per_event": 1000.0, "memory_mib": 96.0, "loss_percent": 0.1, "strikes": 2}
@@ -165,3 +168,24 @@ def test_a_child_that_does_not_answer_is_counted_and_nothing_is_made_up() -> Non
     assert meter.sample(1.5, 0.0, 0, 0) is None
     found = meter.sample(2.0, 0.0, 0, 0)
     assert found and found["kernel_percent"] is None and found["ns_per_event"] is None and meter.unanswered == 1
+
+
+def test_what_commands_took_counts_as_what_ran_them() -> None:
+    """A fallback that runs a tool instead of working itself is no cheaper for it."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    before = process_cpu_ns(os.getpid())
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    after = process_cpu_ns(os.getpid())
+    assert before is not None and after is not None
+    assert after - before >= 280_000_000
+
+
+def test_a_sample_says_whose_attach_costs_it_rests_on() -> None:
+    for calibration, said in (({}, False), ({"attach_ns": {"tracepoint": 40.0}}, True)):
+        meter = Meter([], {1: "tracepoint"}, calibration, 2.0, metered=True, dumps=[], now=0.0)
+        for at, runs in ((1, 0), (2, 1000)):
+            meter.heard({"at_ns": at * 10**9, "programs": [{"id": 1, "run_cnt": runs, "run_time_ns": 30 * runs}]})
+        found = meter.sample(2.0, 2.0, 0, 0)
+        assert found and found["calibrated"] is said
+    bare = Meter([], {}, {}, 2.0, metered=False, dumps=[], now=0.0).sample(2.0, 2.0, 0, 0)
+    assert bare and bare["calibrated"] is None

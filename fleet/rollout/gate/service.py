@@ -33,7 +33,10 @@ Kernel = tuple[str, str]  # kernel id, variant
 
 
 class Measured(Protocol):
-    """One round of asking on one host; ``fleet.record.views.ServiceView`` is one. Times in microseconds."""
+    """One round of asking on one host; ``fleet.record.views.ServiceView`` is one. Times in microseconds.
+
+    Where ``outcome`` is not ``ok`` nobody was asked: ``asked`` is 0 and there are no times.
+    """
 
     @property
     def id(self) -> int: ...  # noqa: D102 - a field
@@ -104,7 +107,7 @@ class Group:
         rounds: dict[float, dict[str, float]] = defaultdict(dict)
         level: dict[str, list[float]] = defaultdict(list)
         for row in self.rows:
-            value = measure.of(row) if row.outcome == "ok" else None
+            value = measure.of(row)
             if value is None:
                 continue
             if row.moment == moment:
@@ -122,13 +125,13 @@ class Group:
 
     def level(self, measure: Measure) -> float:
         """Return the hosts' mean of *measure* before the program came; 0 when it was never measured."""
-        ours = [v for r in self.rows if r.moment == "before" and r.host in self.hosts and r.outcome == "ok"
+        ours = [v for r in self.rows if r.moment == "before" and r.host in self.hosts
                 and (v := measure.of(r)) is not None]  # fmt: skip
         return fmean(ours) if ours else 0.0
 
     def errors(self, hosts: Sequence[str], moment: str) -> tuple[int, int]:
         """Return (errors, asked) of *hosts* over all rounds of *moment*."""
-        rows = [r for r in self.rows if r.host in hosts and r.moment == moment and r.outcome == "ok"]
+        rows = [r for r in self.rows if r.host in hosts and r.moment == moment]
         return sum(r.errors for r in rows), sum(r.asked for r in rows)
 
 
