@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from probes.agent import guard
 from probes.agent import scope as scopes
@@ -19,6 +19,8 @@ SCHEMA = "corollout.status/1"
 VERSION = "1"
 
 
+Read = Callable[[str], Optional[Dict[str, Any]]]
+
 # What ``state.json`` says of a program that nobody is to hold: always, or when it names no holder.
 OVER = ("stopped", "failed", "waiting", "crash-looping")
 OVER_UNHELD = ("reverted", "tripped", "expired")
@@ -32,9 +34,9 @@ class Standing(NamedTuple):
     status: Dict[str, Any]
 
 
-def standing(place: Place, state: Dict[str, Any]) -> Standing:
+def standing(place: Place, state: Dict[str, Any], read: Read = read_json) -> Standing:
     """Return how *state* (of ``state.json``) stands now, by boot, process and the holder's last word."""
-    status = read_json(place.status) or {}
+    status = read(place.status) or {}
     if not state.get("holder") or status.get("holder") != state.get("holder"):
         status = {}
     recorded, reason = str(state.get("state") or "stopped"), state.get("reason")

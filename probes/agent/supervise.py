@@ -20,8 +20,19 @@ from probes.agent.launch import end_holder, undo_all
 from probes.agent.process import alive, detach, identity, own_command, stopped
 from probes.agent.process import stop as end_process
 from probes.agent.spec import Spec, check_spec
-from probes.agent.state import Place, boot_seconds, forget, locked, make_folder, note, programs, read_json, write_json
-from probes.agent.status import OVER, Standing, standing
+from probes.agent.state import (
+    Place,
+    boot_seconds,
+    forget,
+    glance,
+    locked,
+    make_folder,
+    note,
+    programs,
+    read_json,
+    write_json,
+)
+from probes.agent.status import OVER, Read, Standing, standing
 
 LOOK_S = 1.0
 STUCK_S = 10.0  # a holder that is stopped (SIGSTOP) for so long is as good as dead
@@ -34,9 +45,9 @@ def path(root: str) -> str:
     return os.path.join(root, "supervisor.json")
 
 
-def needed(root: str) -> bool:
+def needed(root: str, read: Read = read_json) -> bool:
     """Tell whether any program here is to be held or asked about by a supervisor."""
-    return any(_wants(read_json(Place(root, name).state) or {}) for name in programs(root))
+    return any(_wants(read(Place(root, name).state) or {}) for name in programs(root))
 
 
 def _wants(state: Dict[str, Any]) -> bool:
@@ -92,7 +103,7 @@ def run(root: str) -> bool:
         write_json(path(root), {"process": me, "command": own_command("supervise", "--state", root)}, durable=False)
         watch = Supervisor(root)
         while True:
-            if not needed(root):
+            if not needed(root, glance):
                 with locked(root, 3600):
                     if not needed(root):  # an apply may have come in between
                         retire(root)
@@ -143,7 +154,8 @@ class Supervisor:
 
     def _act(self, place: Place, pretend: bool) -> bool:
         """Do what is to be done for one program; *pretend*: only tell whether there is anything."""
-        state = read_json(place.state) or {}
+        read: Read = glance if pretend else read_json  # specs and counters can be large, and change seldom
+        state = read(place.state) or {}
         if state.get("state") not in _HELD:
             return False
         if state.get("boot_id") != scopes.boot_id():
@@ -152,7 +164,7 @@ class Supervisor:
             if not pretend:
                 revert.perform(place)
             return True
-        stands = standing(place, state)
+        stands = standing(place, state, read)
         if stands.state == "applying" or not state.get("spec"):
             return False
         spec = check_spec(state["spec"])

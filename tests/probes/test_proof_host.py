@@ -18,17 +18,15 @@ from agent_host import FALLBACK
 from children import RUNNER, TCP_FLOW
 from guest_host import PATIENCE_S, GuestAgent, GuestShell, progress
 from lab_kernels import CACHE
-from net_policy_wire import FOLDER as NET_POLICY
-from test_agent_kernel import POLICY
 
 from fleet.lab.guests import GuestLab, guest
 
 pytestmark = pytest.mark.proof
 
 FILES = {"object": TCP_FLOW / "core.bpf.o", "runner": RUNNER, "adapter": TCP_FLOW / "adapter.py"}
-POLICY_FILES = {"object": NET_POLICY / "core.bpf.o", "runner": RUNNER, "adapter": NET_POLICY / "adapter.py"}
 RESTART = {"limit": 5, "backoff_s": 1.0}
 DAY = 86400
+CONNECT = 'import os, socket; socket.create_connection(("127.0.0.1", int(os.environ["SSH_CONNECTION"].split()[-1])))'
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +43,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestShell]:
 def agent(shell: GuestShell, tmp_path: Path) -> Iterator[GuestAgent]:
     made = GuestAgent(tmp_path / "agent", shell, "host")
     yield made
-    for program in ("sample-trace", "asked", "off", "policy"):
+    for program in ("sample-trace", "asked", "off"):
         made.run("remove", "--program", program, "--token", "1000")
     said = made.run("clean", "--older-s", "0")[1]
     assert said["residue"] == [] and made.run("status")[1]["residue"] == []
@@ -79,38 +77,43 @@ def reboot(shell: GuestShell) -> None:
     patiently(answers)
 
 
+def trace(agent: GuestAgent, **changes: Any) -> dict[str, Any]:
+    """tcp-flow, with a budget and a pace for a machine as slow as this one."""
+    made = agent.spec(
+        variant="core",
+        files={role: agent.stage(path.read_bytes()) for role, path in FILES.items()},
+        kernel=agent.run("status")[1]["kernel"],
+        budget={"cpu_percent": 6400.0, "ns_per_event": 1e9, "interval_s": 30.0},
+    )
+    return {**made, "record": "flow_record", "restart": RESTART, **changes}
+
+
 def test_a_reboot_brings_back_what_says_so_and_nothing_else(agent: GuestAgent, shell: GuestShell) -> None:
-    progress("reboot: applying four programs")
-    trace = agent.build("core", FILES, record="flow_record", boot="reattach", restart=RESTART)
-    agent.applied(trace, 1)
+    progress("reboot: applying three programs")
+    made = trace(agent, boot="reattach")
+    agent.applied(made, 1)
     for number, (program, boot) in enumerate((("asked", "ask"), ("off", "stay-off")), start=2):
-        agent.applied({**trace, "program": program, "boot": boot}, number)
-    made = agent.build("core", POLICY_FILES, record="net_policy_event", boot="reattach", restart=RESTART)
-    made.update(program="policy", kind="networking", fail_mode="static", lease_s=0, revert_s=600)
-    made.update(scope={"kind": "netns"}, config={**POLICY, "interface": "eth0"})
-    agent.applied(made, 4)
-    assert agent.run("confirm", "--program", "policy", "--token", "4")[0] == 0
-    assert agent.run("status")[1]["supervisor"]["boot"].startswith("systemd: corollout-")
+        agent.applied({**made, "program": program, "boot": boot}, number)
+    assert agent.run("status", "--program", "off")[1]["supervisor"]["boot"].startswith("systemd: corollout-")
     progress("reboot: rebooting")
     reboot(shell)
     progress("reboot: back")
     row = patiently(lambda: (r := agent.row()) and r["state"] == "running" and r["observed"]["alive"] and r)
     assert (row["token"], row["applied"], row["boot"]) == (1, 1, "reattach")
     assert all(program["attached"] for program in row["observed"]["programs"])
-    policed = patiently(lambda: (r := agent.row("policy")) and r["state"] == "running" and r["observed"]["alive"] and r)
-    assert policed["token"] == 4 and policed["revert"] is None
     asked = patiently(lambda: (r := agent.row("asked")) and r["state"] == "waiting" and r)
     assert asked["reason"].startswith("COR-AGT-030") and not asked["observed"]["alive"]
     assert agent.row("off")["reason"].startswith("COR-AGT-029")
-    shell.run("python3 -c 'import socket; socket.socket().connect_ex((\"127.0.0.1\", 22))'")
+    shell.run(f"python3 -c '{CONNECT}'")
     assert patiently(lambda: agent.record_lines("sample-trace"))
     journal = shell.run(f"cat {agent.state_inside}/programs/sample-trace/journal.jsonl").decode()
     assert journal.count('"reattached"') == 1
     assert agent.run("boot", "--program", "asked", "--yes")[1]["programs"] == {"asked": "running"}
+    progress("reboot: all as their specs say")
 
 
 def test_another_kernel_after_the_reboot_is_not_forced(agent: GuestAgent, shell: GuestShell) -> None:
-    agent.applied(agent.build("core", FILES, record="flow_record", boot="reattach", restart=RESTART), 1001)
+    agent.applied(trace(agent, boot="reattach"), 1001)
     state = f"{agent.state_inside}/programs/sample-trace/state.json"
     build_id = agent.run("status")[1]["kernel"]["build_id"]
     shell.run(f"sed -i s/{build_id}/{'0' * 40}/g {state}")  # as if it had been planned for the kernel before
@@ -121,7 +124,7 @@ def test_another_kernel_after_the_reboot_is_not_forced(agent: GuestAgent, shell:
 
 def test_the_end_of_the_session_is_not_the_end_of_what_it_started(agent: GuestAgent, shell: GuestShell) -> None:
     """What logind does with KillUserProcesses at the end of a session: everything in its scope is killed."""
-    spec = agent.build("core", FILES, record="flow_record", restart={"limit": 0})
+    spec = trace(agent, restart={"limit": 0})
     session = "systemd-run --scope --quiet --unit=session-test --"
     words = agent.command("apply", "--spec", "-", "--token", "1001")[len(agent.prefix) :]
     shell.ask(f"{session} {' '.join(words)}", spec)
@@ -134,7 +137,7 @@ def test_the_end_of_the_session_is_not_the_end_of_what_it_started(agent: GuestAg
 
 
 def test_a_killed_supervisor_and_a_killed_holder_come_back(agent: GuestAgent, shell: GuestShell) -> None:
-    agent.applied(agent.build("core", FILES, record="flow_record", restart=RESTART), 1001)
+    agent.applied(trace(agent), 1001)
     patiently(lambda: agent.run("status")[1]["supervisor"]["alive"])
     shell.run("pkill -9 -f 'supervise --state'; pkill -9 -f 'hold --state'; sleep 1; true")
     patiently(lambda: agent.run("status")[1]["supervisor"]["alive"])
