@@ -253,6 +253,24 @@ def test_net_policy_stays_when_its_holder_dies_and_goes_when_removed(realm: Real
     )
 
 
+def test_net_policy_is_attached_again_after_a_boot(realm: Realm) -> None:
+    realm.applied(policy(realm, boot="reattach"), 1)
+    assert realm.run("confirm", "--program", "sample-trace", "--token", "1")[0] == 0
+    supervisor = wait_for(lambda: (p := realm.state / "supervisor.json").exists() and json.loads(p.read_bytes()))
+    for party in (supervisor["process"], realm.holder(), realm.child()):
+        os.kill(party["pid"], signal.SIGKILL)
+    wait_for(lambda: not process.alive(realm.child()))
+    realm.inside("tc", "qdisc", "del", "dev", "up0", "clsact")  # what a boot takes: filters and pins
+    realm.inside("rm", "-r", "/sys/fs/bpf/corollout")
+    path = realm.state / "programs/sample-trace/state.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "boot_id": "another"}))
+    assert realm.run("boot")[1]["programs"] == {"sample-trace": "running"}
+    row = realm.row()
+    assert row["observed"]["alive"] and row["revert"] is None and len(filters(realm)) == 2
+    assert realm.run("remove", "--program", "sample-trace", "--token", "2")[0] == 0
+    assert filters(realm) == []
+
+
 def test_an_unconfirmed_net_policy_goes_by_itself(realm: Realm) -> None:
     realm.applied(policy(realm), 1)
     assert len(filters(realm)) == 2
