@@ -23,6 +23,7 @@ from pathlib import Path
 import pyte
 import pytest
 from click.testing import CliRunner
+from scripted_hosts import plan_of, prepare
 from watched_fleet import START, WAVES, make
 
 from fleet.cli.main import cli
@@ -240,3 +241,35 @@ def test_nobody_drives_an_active_rollout_is_told_after_a_while(tmp_path: Path) -
 
 def test_the_fixture_is_as_large_as_it_says() -> None:
     assert (START, sum(map(len, WAVES))) == (1_800_000_000.0, 100)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from scripted_hosts import ScriptedHosts
+from fleet.rollout.engine import run_rollout
+
+home = Path(sys.argv[1])
+print(run_rollout(home, sys.argv[2], executor_factory=ScriptedHosts(home / "hosts").connect))
+"""
+
+
+def test_another_process_is_followed_from_its_start_to_its_end(tmp_path: Path) -> None:
+    with open_record(tmp_path / "fleet.db", create=True) as record:
+        rollout = prepare(record, plan_of(["a"], ["b", "c"], bake_s=0.5, canary_bake_s=0.5))
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'fleet'}"}
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path), rollout], env=env, stdout=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 60
+        with open_record(tmp_path / "fleet.db") as record:
+            while record.rollout(rollout).controller is None and time.monotonic() < until:
+                time.sleep(0.05)
+        done = CliRunner().invoke(cli, ["--home", str(tmp_path), "rollout", "watch", rollout, "--timeout", "90"])
+    finally:
+        out, _ = driver.communicate(timeout=60)
+    assert out == b"COMPLETED\n"
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert " end state=COMPLETED exit=0" in lines[-1]
+    assert sorted(line.split(" ")[3] for line in lines if " apply " in line) == ["host=a", "host=b", "host=c"]
+    assert sum("from=baking to=passed" in line for line in lines) == 2
