@@ -14,12 +14,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define BPFRUN_VERSION "1"
 #define MAX_LIST 64
 #define MAX_ATTACHMENTS 256
 #define MAX_FILTERS 32
 #define LOG_TAIL 8192
+#define HOOK_KINDS 7
 
 enum { EXIT_OK = 0, EXIT_UNEXPECTED = 1, EXIT_USAGE = 2, EXIT_REFUSED = 3 };
 
@@ -31,6 +33,7 @@ void json_text_n(const char *key, const char *text, size_t size);
 void json_u64(const char *key, uint64_t value);
 void json_i64(const char *key, int64_t value);
 void json_bool(const char *key, bool value);
+void json_real(const char *key, double value);
 void json_hex(const char *key, const void *bytes, size_t size);
 void json_array(const char *key);
 void json_array_end(void);
@@ -48,6 +51,7 @@ struct options {
 	const char *argument; /* object, pin directory or pinned map, by verb */
 	const char *btf, *record, *pin;
 	struct list set, fill, attach, optional, carry;
+	const char *state, *token, *build, *lease, *interval, *budget; /* of a program that is kept */
 	unsigned long ms;
 	bool keep;
 };
@@ -80,6 +84,7 @@ int map_info(int fd, struct bpf_map_info *info);
 uint64_t memory_of(int fd);
 void tag_text(const struct bpf_prog_info *info, char out[2 * BPF_TAG_SIZE + 1]);
 void describe_maps(const struct bpf_object *object);
+void describe_programs(const struct held *held);
 void describe_held(const struct held *held);
 
 /* ---- attach.c ---- */
@@ -143,9 +148,6 @@ int verb_dump(const struct options *options);
 void sample(struct held *held);
 int stats_switch(struct held *held, bool on);
 
-/* ---- stream.c ---- */
-int verb_hold(const struct options *options);
-
 /* ---- decode.c ---- */
 struct decoder {
 	const struct btf *btf;
@@ -155,8 +157,98 @@ struct decoder {
 int decoder_open(struct decoder *decoder, const struct btf *btf, const char *name);
 void decode_record(const struct decoder *decoder, const void *data, size_t size);
 
+/* ---- stream.c ---- */
+#define LINE_MAX_BYTES (1 << 16)
+
+struct streaming {
+	struct held *held;
+	struct decoder decoder;
+	struct ring_buffer *ring;
+	struct perf_buffer *perf;
+	uint64_t lost_seen; /* of the `lost` map: what the ring buffer had no room for */
+	uint64_t records, lost;
+	char line[LINE_MAX_BYTES];
+	size_t line_used;
+	bool quit;
+};
+
+int stop_signals(void);
+int stream_begin(struct streaming *streaming);
+void stream_consume(struct streaming *streaming);
+void stream_free(struct streaming *streaming);
+int verb_hold(const struct options *options);
+
+/* ---- meter.c ---- */
+struct budget {
+	double cpu_percent, ns_per_event, memory_mib, loss_percent, strikes;
+};
+
+struct run {
+	uint64_t count, time_ns;
+};
+
+struct runs {
+	struct run each[MAX_ATTACHMENTS];
+	uint64_t at_ns;
+};
+
+struct meter {
+	struct streaming *streaming;
+	double attach_ns[HOOK_KINDS], floor_ns;
+	uint64_t interval_ns, since_ns, cpu_ns;
+	struct runs before;
+	bool counting, uncounted;
+};
+
+struct measure { /* one window; percent is of one core */
+	double window_s, cpu_percent, kernel_percent, user_percent, ns_per_event, loss_percent;
+	uint64_t events, memory_bytes, lost, records;
+	bool counted, mean; /* whether the kernel's share, and a mean over events, were measured */
+};
+
+struct standing {
+	enum { STANDING_OK, STANDING_WARN, STANDING_TRIP } state;
+	unsigned strikes, recent;
+	const char *budget; /* the last that was broken, or NULL */
+	double limit, seen;
+};
+
+int parse_budget(const char *text, struct budget *budget);
+void meter_begin(struct meter *meter, struct streaming *streaming, double interval_s);
+uint64_t meter_due(const struct meter *meter);
+bool meter_tick(struct meter *meter, struct measure *measure);
+void judge(struct standing *standing, const struct measure *measure, const struct budget *budget);
+
+/* ---- folder.c ---- */
+#define FOLDER_PATH 512
+#define FOLDER_NAME 64
+
+uint64_t boot_ns(void);
+double wall_s(void);
+void folder_name(const char *what, uint64_t token, char out[FOLDER_NAME]);
+void folder_path(const char *folder, const char *name, char out[FOLDER_PATH]);
+int folder_make(const char *folder);
+int folder_lock(const char *folder);
+int folder_write(const char *folder, const char *name, const char *text);
+void folder_read(const char *folder, const char *name, char *out, size_t size);
+uint64_t folder_number(const char *folder, const char *name);
+int folder_set_number(const char *folder, const char *name, uint64_t value);
+int folder_live(const char *folder, uint64_t token);
+pid_t folder_holder(const char *folder, uint64_t token);
+int folder_end_all(const char *folder, uint64_t but);
+
+/* ---- keep.c ---- */
+int set_lease(const char *folder, uint64_t token, double lease_s);
+int parse_number(const char *option, const char *text, double least, double most, double *out);
+int verb_keep(const struct options *options);
+
+/* ---- kept.c ---- */
+void boot_id(char *out, size_t size);
+int verb_kept(const struct options *options);
+int verb_renew(const struct options *options);
+int verb_stop(const struct options *options);
+
 /* ---- hooks.c ---- */
-#define HOOK_KINDS 7
 
 struct hook {
 	int program, event; /* descriptors, or -1; tc has no event */
@@ -174,6 +266,8 @@ void hook_detach(struct hook *hook);
 void hit_getppid(void);
 
 /* ---- calibrate.c ---- */
+int calibrate_kind(const char *name, uint64_t slice_ns, double *attach_ns); /* 0, or -errno and *attach_ns as it was */
+int calibrate_floor(uint64_t slice_ns, double *floor_ns);
 int verb_calibrate(const struct options *options);
 
 #endif

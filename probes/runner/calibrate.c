@@ -5,6 +5,7 @@
  */
 #include "bpfrun.h"
 
+#include <string.h>
 #include <unistd.h>
 
 #define ROUNDS 5
@@ -79,6 +80,29 @@ static int measure_stats(uint64_t slice_ns, double *floor_ns, double *stats_ns)
 		*stats_ns = beyond(bare, counted);
 	}
 	hook_detach(&hook);
+	return error;
+}
+
+int calibrate_kind(const char *name, uint64_t slice_ns, double *attach_ns)
+{
+	double measured;
+	int error = -ENOENT;
+
+	for (size_t i = 0; i < HOOK_KINDS; i++)
+		if (!strcmp(hook_kinds[i].name, name))
+			error = measure(&hook_kinds[i], slice_ns, &measured);
+	if (!error)
+		*attach_ns = measured;
+	return error;
+}
+
+int calibrate_floor(uint64_t slice_ns, double *floor_ns)
+{
+	double measured, stats_ns;
+	int error = measure_stats(slice_ns, &measured, &stats_ns);
+
+	if (!error)
+		*floor_ns = measured;
 	return error;
 }
 

@@ -72,12 +72,11 @@ void describe_maps(const struct bpf_object *object)
 	json_array_end();
 }
 
-/* Writes the event "ready": what is loaded and where the kernel holds it. */
-void describe_held(const struct held *held)
+/* Writes the array "programs": what is loaded and where the kernel holds it. */
+void describe_programs(const struct held *held)
 {
 	struct bpf_program *program;
 
-	json_begin("ready");
 	json_array("programs");
 	bpf_object__for_each_program(program, held->object) {
 		const char *type = libbpf_bpf_prog_type_str(bpf_program__type(program));
@@ -111,6 +110,13 @@ void describe_held(const struct held *held)
 		json_object_end();
 	}
 	json_array_end();
+}
+
+/* Writes the event "ready". */
+void describe_held(const struct held *held)
+{
+	json_begin("ready");
+	describe_programs(held);
 	describe_maps(held->object);
 	json_end();
 }

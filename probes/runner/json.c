@@ -112,6 +112,12 @@ void json_i64(const char *key, int64_t value)
 	printf("%" PRId64, value);
 }
 
+void json_real(const char *key, double value)
+{
+	put_key(key);
+	printf("%.4f", value);
+}
+
 void json_bool(const char *key, bool value)
 {
 	put_key(key);

@@ -34,6 +34,13 @@ static const struct verb {
 	{"dump", ".", "PINNED_MAP", verb_dump},
 	{"detach", "pa", "[--pin DIR] [--attach PROGRAM=tc:IFNAME:ingress|egress]...", verb_detach},
 	{"calibrate", "m", "[--ms N]", verb_calibrate},
+	{"keep", ".brsoStuliB",
+	 "OBJECT --state DIR --token N --build NAME [--lease S] [--interval S] [--budget NAME=NUMBER,...]\n"
+	 "         [--btf FILE] [--record STRUCT] [--set MAP:HEXKEY=HEXVALUE]... [--optional PROGRAM]...",
+	 verb_keep},
+	{"kept", ".", "ROOT", verb_kept},
+	{"renew", "Sl", "--state DIR --lease S", verb_renew},
+	{"stop", "St", "--state DIR --token N", verb_stop},
 };
 
 int main(int argc, char **argv)

@@ -52,6 +52,9 @@ int parse_options(int argc, char **argv, const char *allowed, struct options *op
 		{"--fill", 'f', NULL, &options->fill},      {"--attach", 'a', NULL, &options->attach},
 		{"--optional", 'o', NULL, &options->optional}, {"--ms", 'm', NULL, NULL},
 		{"--keep", 'k', NULL, NULL},                {"--carry", 'c', NULL, &options->carry},
+		{"--state", 'S', &options->state, NULL},    {"--token", 't', &options->token, NULL},
+		{"--build", 'u', &options->build, NULL},    {"--lease", 'l', &options->lease, NULL},
+		{"--interval", 'i', &options->interval, NULL}, {"--budget", 'B', &options->budget, NULL},
 	};
 	const size_t count = sizeof(rows) / sizeof(rows[0]);
 

@@ -12,34 +12,26 @@
 #include <unistd.h>
 
 #define PERF_PAGES 64 /* of each CPU's perf buffer */
-#define LINE_MAX_BYTES (1 << 16)
 #define TICK_MS 1000
-
-struct streaming {
-	struct held *held;
-	struct decoder decoder;
-	struct ring_buffer *ring;
-	struct perf_buffer *perf;
-	uint64_t lost_seen; /* of the `lost` map: what the ring buffer had no room for */
-	char line[LINE_MAX_BYTES];
-	size_t line_used;
-	bool quit;
-};
 
 static int on_ring_record(void *context, void *data, size_t size)
 {
-	decode_record(&((struct streaming *)context)->decoder, data, size);
+	struct streaming *streaming = context;
+
+	streaming->records++;
+	decode_record(&streaming->decoder, data, size);
 	return 0;
 }
 
 static void on_perf_record(void *context, int cpu, void *data, __u32 size)
 {
 	(void)cpu;
-	decode_record(&((struct streaming *)context)->decoder, data, size);
+	on_ring_record(context, data, size);
 }
 
-static void report_lost(uint64_t count)
+static void report_lost(struct streaming *streaming, uint64_t count)
 {
+	streaming->lost += count;
 	json_begin("lost");
 	json_u64("count", count);
 	json_end();
@@ -47,9 +39,8 @@ static void report_lost(uint64_t count)
 
 static void on_perf_lost(void *context, int cpu, __u64 count)
 {
-	(void)context;
 	(void)cpu;
-	report_lost(count);
+	report_lost(context, count);
 }
 
 /* A ring buffer does not count what it refused; the program does, in the per-CPU array `lost`. */
@@ -68,7 +59,7 @@ static void check_lost(struct streaming *streaming)
 		for (int cpu = 0; cpu < cpus; cpu++)
 			sum += counts[cpu];
 		if (sum > streaming->lost_seen)
-			report_lost(sum - streaming->lost_seen);
+			report_lost(streaming, sum - streaming->lost_seen);
 		streaming->lost_seen = sum;
 	}
 	free(counts);
@@ -176,6 +167,15 @@ static int open_streams(struct streaming *streaming)
 	return 0;
 }
 
+void stream_consume(struct streaming *streaming)
+{
+	if (streaming->ring)
+		ring_buffer__consume(streaming->ring);
+	if (streaming->perf)
+		perf_buffer__consume(streaming->perf);
+	check_lost(streaming);
+}
+
 static void loop(struct streaming *streaming, int signals)
 {
 	struct pollfd fds[] = {
@@ -203,14 +203,23 @@ static void loop(struct streaming *streaming, int signals)
 		if (fds[1].revents)
 			streaming->quit = true;
 	}
-	if (streaming->ring) /* what was recorded before the end still counts */
-		ring_buffer__consume(streaming->ring);
-	if (streaming->perf)
-		perf_buffer__consume(streaming->perf);
-	check_lost(streaming);
+	stream_consume(streaming); /* what was recorded before the end still counts */
 }
 
-static int hold(struct streaming *streaming, int signals)
+/* From the start: a stop while attaching waits until all is undone. Returns a descriptor that is readable then. */
+int stop_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+/* Configures, attaches and pins what was loaded, all or nothing. */
+int stream_begin(struct streaming *streaming)
 {
 	struct held *held = streaming->held;
 	const char *record = held->options->record;
@@ -234,6 +243,24 @@ static int hold(struct streaming *streaming, int signals)
 		remove_folders(held->options->pin);
 		return code;
 	}
+	return 0;
+}
+
+void stream_free(struct streaming *streaming)
+{
+	stats_switch(streaming->held, false);
+	ring_buffer__free(streaming->ring);
+	perf_buffer__free(streaming->perf);
+	bpf_object__close(streaming->held->object);
+}
+
+static int hold(struct streaming *streaming, int signals)
+{
+	struct held *held = streaming->held;
+	int code = stream_begin(streaming);
+
+	if (code)
+		return code;
 	describe_held(held);
 	loop(streaming, signals);
 	detach_all(held);
@@ -251,23 +278,14 @@ int verb_hold(const struct options *options)
 	static struct held held;
 	static struct streaming streaming;
 	uint64_t took_us;
-	sigset_t set;
-	int signals, code;
+	int signals = stop_signals(), code;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, NULL); /* from the start: a stop while attaching waits until all is undone */
-	signals = signalfd(-1, &set, SFD_CLOEXEC);
 	held = (struct held){.options = options, .stats_fd = -1};
 	streaming.held = &held;
 	code = load_object(options, &held.object, &took_us);
 	if (code)
 		return code;
 	code = hold(&streaming, signals);
-	stats_switch(&held, false);
-	ring_buffer__free(streaming.ring);
-	perf_buffer__free(streaming.perf);
-	bpf_object__close(held.object);
+	stream_free(&streaming);
 	return code;
 }
