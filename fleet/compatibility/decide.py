@@ -61,6 +61,9 @@ STRUCTURAL = {
     ),
     "fallback": (RUNS_AGENT,),
 }
+# Where a host has no Python the runner alone can hold a tracing program's core builds, and gives no more than that.
+ALONE = ("core", "core-btf")
+NOT_ALONE = "readable records (held by the runner alone: no Python here)"
 
 
 def weigh(findings: Iterable[Finding]) -> Finding:
@@ -121,6 +124,11 @@ def _yields(found: Finding, learned: Learned) -> bool:
     return found.evidence.strength < learned.evidence.strength and not (
         found.answer is Answer.NO and found.evidence is Evidence.PROBED
     )
+
+
+def _no_python(known: Known) -> bool:
+    """Whether a host was looked at and has no Python; what is merely not known stays a question."""
+    return not known.off_host and known.facts.answer("python.path") is Answer.NO
 
 
 def relocation_reasons(
@@ -231,6 +239,9 @@ def assess(
     if not known.off_host:
         declared = (Requirement("fact", name, "manifest") for name in (row.requires if row else ()))
         needs = [*STRUCTURAL.get(variant, ()), *needs, *declared]
+    alone = variant in ALONE and program.manifest.kind == "tracing" and _no_python(known)
+    if alone:
+        needs = [replace(n, optional=True) if n == RUNS_AGENT else n for n in needs]
     said_once = {(n.kind, n.subject, n.program, n.context): n for n in reversed(needs)}
     # That a build ran says nothing of a part it can do without, nor which of two twins was loaded.
     free = frozenset(p for pair in _twins(n.program for n in needs) for p in pair)
@@ -248,7 +259,7 @@ def assess(
         detail = f"this kernel build refused it: {refusal.detail}"
         reasons.append(Reason(need, Answer.NO, refusal.evidence, "load-refused", detail, "record"))
     verdict, evidence, lost = conclude(reasons)
-    lost = (*lost, *(row.gaps if row else ()))
+    lost = (*lost, *(row.gaps if row else ()), *((NOT_ALONE,) if alone else ()))
     if verdict is Verdict.FITS and lost:
         verdict = Verdict.DEGRADED
     return Assessment(program.name, variant, build, verdict, evidence, tuple(reasons), lost)

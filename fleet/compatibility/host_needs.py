@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from btf.objects.maps import BpfMap
 from btf.objects.object import BpfObject, BpfProgram
 from fleet.compatibility.signs import BACKPORTERS, release_version
-from fleet.compatibility.sources import Finding, Known, holds
+from fleet.compatibility.sources import Finding, Known, holds, kconfig
 from fleet.compatibility.verdict import Evidence, Requirement
 from inventory.facts import Answer
 
@@ -80,6 +80,22 @@ def _charged(known: Known) -> bool | None:
     if version is None or (version < (5, 11) and BACKPORTERS.search(release)):
         return None
     return version < (5, 11)
+
+
+def ask_bpf_syscall(need: Requirement, known: Known) -> Finding | None:
+    """Whether bpf() answers where nobody could call it (a host without Python): by option, filter and rights."""
+    facts = known.facts
+    if need.subject != "bpf.syscall" or facts.answer("bpf.syscall") is not Answer.UNKNOWN:
+        return None
+    option, labels = kconfig(facts, "BPF_SYSCALL"), facts.value("lsm.active")
+    if option == "n":
+        return Finding(Answer.NO, Evidence.DERIVED, "BPF_SYSCALL is not set", "kconfig")
+    may = holds(facts, "sys_admin") or holds(facts, "bpf")
+    # SELinux has rules of its own for bpf(), which no file here tells.
+    ruled = "selinux" in labels if isinstance(labels, list) else kconfig(facts, "SECURITY_SELINUX") != "n"
+    if option != "y" or not may or ruled or facts.value("seccomp.mode") != 0:
+        return None
+    return Finding(Answer.YES, Evidence.DERIVED, "BPF_SYSCALL is set, no seccomp filter, and we may", "kconfig")
 
 
 def ask_kallsyms(need: Requirement, known: Known) -> Finding | None:  # noqa: ARG001  one signature for all sources

@@ -229,6 +229,7 @@ void folder_name(const char *what, uint64_t token, char out[FOLDER_NAME]);
 void folder_path(const char *folder, const char *name, char out[FOLDER_PATH]);
 int folder_make(const char *folder);
 int folder_lock(const char *folder);
+bool folder_busy(const char *folder);
 int folder_write(const char *folder, const char *name, const char *text);
 void folder_read(const char *folder, const char *name, char *out, size_t size);
 uint64_t folder_number(const char *folder, const char *name);

@@ -83,6 +83,22 @@ int folder_lock(const char *folder)
 	return fd;
 }
 
+/* Whether some call holds the lock now. */
+bool folder_busy(const char *folder)
+{
+	char path[FOLDER_PATH];
+	bool busy;
+	int fd;
+
+	folder_path(folder, "lock", path);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	busy = flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
+	close(fd);
+	return busy;
+}
+
 /* Replaces a file with text, durably; 0 or -errno. */
 int folder_write(const char *folder, const char *name, const char *text)
 {

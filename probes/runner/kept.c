@@ -104,6 +104,7 @@ static void tell(const char *root, const char *program)
 	json_u64("holding", holding);
 	json_text_n("build", build, strcspn(build, "\n"));
 	json_bool("status", status[0] != 0);
+	json_bool("busy", folder_busy(folder));
 	json_bool("holder", holds);
 	json_bool("alive", holds && in_kernel(status));
 	if (until)

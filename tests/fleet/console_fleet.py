@@ -33,7 +33,7 @@ LAB: Mapping[str, str | Fault] = {
     "no-btf": "lab-no-btf",
     "seccomp-eperm": "lab-seccomp-eperm",
     "seccomp-enosys": "lab-seccomp-enosys",
-    "no-python": "lab-no-python",
+    "no-python": "no-python-no-bpf",
     "key-changed": HostKeyChanged("key-changed (198.18.77.16) shows another key than known_hosts holds"),
     "silent": Unreachable("silent (198.18.77.17) accepted the connection and then said nothing for 10 s"),
 }

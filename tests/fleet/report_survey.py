@@ -13,7 +13,7 @@ from fleet.report.model import ProgramInfo, Survey
 from inventory.host import Host
 
 NOW = 1_795_370_400.0
-LAB = ("lab-plain", "lab-plain-second", "lab-no-btf", "lab-seccomp-eperm", "lab-seccomp-enosys", "lab-no-python")
+LAB = ("lab-plain", "lab-plain-second", "lab-no-btf", "lab-seccomp-eperm", "lab-seccomp-enosys", "no-python-no-bpf")
 OTHERS = ("poisoned", "bcc-host", "quarantined", "optional-hook", "controls-failed-no-btf", "old-kernel-no-bpf")
 
 RELEASES = (

@@ -78,7 +78,7 @@ def test_a_selector_opens_a_facts_document_only_when_it_must(lab: Record, monkey
     monkeypatch.setattr(Record, "facts_of", lambda self, digest: opened.append(digest) or load(self, digest))
     assert select_hosts(lab, 'kernel~"6.*" and btf=no and arch=x86_64', ["name"]) == ["no-btf"]
     assert opened == []
-    assert select_hosts(lab, "bpf=blocked", ["-name"]) == ["seccomp-eperm", "seccomp-enosys"]
+    assert select_hosts(lab, "bpf=blocked", ["-name"]) == ["seccomp-eperm", "seccomp-enosys", "no-python"]
     assert len(opened) == 6
 
 

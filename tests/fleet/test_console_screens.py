@@ -272,7 +272,7 @@ def test_every_column_of_the_fleet_sorts_both_ways(by: str, lab: Record) -> None
 
 FILTERS = {
     'kernel~"6.1.*" and btf=no': ["no-btf"],
-    "bpf=blocked": ["seccomp-enosys", "seccomp-eperm"],
+    "bpf=blocked": ["no-python", "seccomp-enosys", "seccomp-eperm"],
     "name~plain-? or label:env=prod": ["plain-1", "plain-2"],
     "kernel=unknown": ["key-changed", "silent"],
     "not arch=x86_64": ["key-changed", "silent"],

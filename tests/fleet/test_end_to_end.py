@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.kernel]
 
 CORE, BTF, FALLBACK = ("plain-1", "plain-2"), ("no-btf",), ("seccomp-enosys", "seccomp-eperm")
 MANAGED = sorted(CORE + BTF + FALLBACK)
+ALONE = "no-python"  # there the runner alone holds tracing programs
 POLICY = Path(__file__).parents[2] / "fleet" / "lab" / "policy.yaml"
 
 # What a host shows to someone who wonders whether anything of ours is left on it: rules, sets, qdiscs, pins, processes.
@@ -48,21 +49,21 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFleet]:
 @pytest.fixture
 def untouched(fleet: LabFleet) -> Iterator[LabFleet]:
     """The fleet, and the promise that a test leaves nothing of ours on any host."""
-    before = {name: fleet.shell(name, RESIDUE) for name in MANAGED}
+    before = {name: fleet.shell(name, RESIDUE) for name in (*MANAGED, ALONE)}
     yield fleet
-    assert {name: fleet.shell(name, RESIDUE) for name in MANAGED} == before
+    assert {name: fleet.shell(name, RESIDUE) for name in (*MANAGED, ALONE)} == before
 
 
 def test_eight_hosts_with_their_truth(fleet: LabFleet) -> None:
     hosts = {h["name"]: h for h in fleet.ask("hosts", "list")["hosts"]}
     assert sorted(hosts) == sorted(h.name for h in HOSTS)
-    assert {n for n, h in hosts.items() if h["reach"] == "reachable"} == {*MANAGED, "no-python"}
+    assert {n for n, h in hosts.items() if h["reach"] == "reachable"} == {*MANAGED, ALONE}
     assert hosts["key-changed"]["reach_code"] == "COR-SSH-012"
     assert hosts["silent"]["reach_code"] == "COR-SSH-002"
     assert [hosts[n]["variants"]["tcp-flow"] for n in MANAGED] == [
         "core-btf", "core", "core", "fallback", "fallback",
     ]  # fmt: skip
-    assert hosts["no-python"]["verdicts"]["tcp-flow"] == "blocked"
+    assert hosts[ALONE]["verdicts"] == {"net-policy": "blocked", "tcp-flow": "degraded"}
     for name in FALLBACK:
         facts = {f["name"]: f for f in fleet.ask("hosts", "show", name, "--facts", "bpf.")["facts"]}
         assert facts["bpf.syscall"]["answer"] == "blocked"
@@ -74,7 +75,7 @@ def test_explain_says_why(fleet: LabFleet) -> None:
     verdicts = {a["variant"]: a["verdict"] for a in blocked["assessments"]}
     assert verdicts["core"] == verdicts["core-btf"] == "blocked"
     assert blocked["unlocks"][0]["code"] == "allow-bpf-seccomp"
-    assert fleet.ask("explain", "no-python", "tcp-flow", code=3)["choice"]["unlocks"][0]["code"] == "install-python3"
+    assert fleet.ask("explain", ALONE, "net-policy", code=3)["choice"]["unlocks"][0]["code"] == "install-python3"
     hidden = fleet.ask("explain", "no-btf", "tcp-flow")["choice"]["assessments"][0]
     assert (hidden["variant"], hidden["verdict"]) == ("core", "blocked")
 
@@ -148,13 +149,13 @@ def test_a_controller_killed_in_wave_1_finishes_when_started_again_and_touches_n
     fleet.run("rollout", "go", rollout_id)
     assert fleet.state(rollout_id) == "COMPLETED"
     rows = fleet.status("tcp-flow")
-    assert {n: r["state"] for n, r in rows.items()} == dict.fromkeys(MANAGED, "running")
-    assert {n: r["applied"] - before.get(n, 0) for n, r in rows.items()} == dict.fromkeys(MANAGED, 1)
+    assert {n: r["state"] for n, r in rows.items()} == dict.fromkeys((*MANAGED, ALONE), "running")
+    assert {n: rows[n]["applied"] - before[n] for n in MANAGED} == dict.fromkeys(MANAGED, 1)
     history = fleet.ask("rollout", "history", rollout_id)["events"]
     attached = [e["host"] for e in history if e["after"] == "attached"]
-    assert sorted(attached) == MANAGED
+    assert sorted(attached) == sorted((*MANAGED, ALONE))
     tokens = {e["host"]: {x["token"] for x in history if x["host"] == e["host"] and x["token"]} for e in history}
-    assert all(len(tokens[name]) == 1 for name in MANAGED), "a resumed step keeps its fencing token"
+    assert all(len(tokens[name]) == 1 for name in (*MANAGED, ALONE)), "a resumed step keeps its fencing token"
     fleet.run("rollout", "rollback", rollout_id, "--yes")
 
 

@@ -13,17 +13,27 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-from btf.fault import printable
+from btf.fault import EXIT_NO, Fault, printable
 from fleet.rollout.execute import AgentGarbled, AgentRefused, Document, Executor, ExecutorFactory, Spec
 from fleet.rollout.execute.artefacts import Artefacts
+from fleet.rollout.execute.runner import RunnerExecutor
 from inventory.connect import Completed, Connection, open_connection
 from inventory.host import Host
 
 MAX_ANSWER = 4 * 1024 * 1024
 _CODE = re.compile(r"COR-[A-Z]{3}-\d{3}\Z")
 _NO_AGENT = 97  # our exit code for: the zipapp is not there yet
+_NOT_RUN = (126, 127)  # the shell's for: python3 cannot be run, or is not there; the agent has no such codes
+
+
+class NoPython(Fault):
+    """The host has no python3, so no agent; the runner alone may do."""
+
+    code = "COR-ROL-023"
+    exit = EXIT_NO
+    remedy = "Install python3 on the host (3.6 or newer), or roll out tracing programs' core builds alone."
 
 
 @functools.cache
@@ -108,6 +118,8 @@ class AgentExecutor:
         if done.status == _NO_AGENT:
             self._bring_agent(place)
             done = self._connection.run(command, stdin=stdin, timeout=limit, limit=MAX_ANSWER)
+        if done.status in _NOT_RUN and not done.stdout:
+            raise NoPython(f"{self._host.name} has no python3 that runs")
         return done
 
     def _bring_agent(self, place: str) -> None:
@@ -153,6 +165,53 @@ def _json(spec: Mapping[str, Any]) -> bytes:
     return json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()
 
 
+class HostExecutor:
+    """The agent where the host has Python, the runner alone where not: what the host says at the first verb decides."""
+
+    def __init__(self, host: str, agent: AgentExecutor, alone: RunnerExecutor, without: set[str]) -> None:
+        self._host, self._agent, self._alone, self._without = host, agent, alone, without
+
+    def _do(self, verb: str, *arguments: Any, **options: Any) -> Any:
+        if self._host not in self._without:
+            try:
+                return getattr(self._agent, verb)(*arguments, **options)
+            except NoPython:
+                self._without.add(self._host)
+        return getattr(self._alone, verb)(*arguments, **options)
+
+    def stage(self, spec: Spec) -> int:
+        """Bring what is missing; returns bytes sent."""
+        return int(self._do("stage", spec))
+
+    def check(self, spec: Spec) -> Document:
+        """Verify-load without attaching."""
+        return cast("Document", self._do("check", spec))
+
+    def apply(self, spec: Spec, token: int) -> Document:
+        """Make the host run *spec*."""
+        return cast("Document", self._do("apply", spec, token))
+
+    def confirm(self, program: str, token: int) -> Document:
+        """Cancel the revert timer."""
+        return cast("Document", self._do("confirm", program, token))
+
+    def status(self, program: str | None = None) -> Document:
+        """Return the status document."""
+        return cast("Document", self._do("status", program))
+
+    def renew(self, program: str, lease_s: float) -> Document:
+        """Extend a lease."""
+        return cast("Document", self._do("renew", program, lease_s))
+
+    def remove(self, program: str, token: int) -> Document:
+        """Undo everything of *program*."""
+        return cast("Document", self._do("remove", program, token))
+
+    def records(self, program: str, *, since: int | None = None, limit: int = 100) -> list[bytes]:
+        """Return the newest records of *program*, or the first after *since*."""
+        return cast("list[bytes]", self._do("records", program, since=since, limit=limit))
+
+
 def agent_executors(
     hosts: Mapping[str, Host],
     artefacts: Artefacts,
@@ -163,9 +222,13 @@ def agent_executors(
 ) -> ExecutorFactory:
     """Return a factory of executors, over SSH or locally; *hosts* holds jump hosts, *deadline_s* bounds one call."""
 
+    without: set[str] = set()  # hosts that turned out to have no Python
+
     @contextmanager
     def opened(host: Host) -> Iterator[Executor]:
         with connect(host, hosts=hosts, timeout_s=timeout_s) as connection:
-            yield AgentExecutor(host, connection, artefacts, deadline_s=deadline_s)
+            agent = AgentExecutor(host, connection, artefacts, deadline_s=deadline_s)
+            alone = RunnerExecutor(host, connection, artefacts, deadline_s=deadline_s)
+            yield HostExecutor(host.name, agent, alone, without)
 
     return opened
