@@ -63,7 +63,7 @@ def test_eight_hosts_with_their_truth(fleet: LabFleet) -> None:
     assert [hosts[n]["variants"]["tcp-flow"] for n in MANAGED] == [
         "core-btf", "core", "core", "fallback", "fallback",
     ]  # fmt: skip
-    assert hosts[ALONE]["verdicts"] == {"net-policy": "blocked", "tcp-flow": "degraded"}
+    assert hosts[ALONE]["verdicts"] == {"net-policy": "blocked", "tcp-flow": "degraded", "burn": "degraded"}
     for name in FALLBACK:
         facts = {f["name"]: f for f in fleet.ask("hosts", "show", name, "--facts", "bpf.")["facts"]}
         assert facts["bpf.syscall"]["answer"] == "blocked"

@@ -110,6 +110,10 @@ class RunnerExecutor:
             "programs": [e for e in entries_of(events, host) if program in (None, e["program"])],
         }
 
+    def ask(self, question: Document) -> Document:  # noqa: ARG002  the agent's signature
+        """Refuse: what asks services needs Python on the host."""
+        raise _python(f"services of {self._host.name} cannot be asked")
+
     def renew(self, program: str, lease_s: float) -> Document:
         """Extend a lease."""
         return self._answer(

@@ -199,6 +199,10 @@ class HostExecutor:
         """Return the status document."""
         return cast("Document", self._do("status", program))
 
+    def ask(self, question: Document) -> Document:
+        """Ask a service on the host."""
+        return cast("Document", self._do("ask", question))
+
     def renew(self, program: str, lease_s: float) -> Document:
         """Extend a lease."""
         return cast("Document", self._do("renew", program, lease_s))
