@@ -58,8 +58,11 @@ def chosen_way(via: str | None, inventory: Path | None) -> Any:
     return None if via is None else Way(via, str(inventory.absolute()) if inventory else None)
 
 
-def executors(settings: Settings, record: Any, way: Any = None) -> Any:
-    """Return the factory of ways to the agents of this home's hosts, over SSH unless *way* says otherwise."""
+def executors(settings: Settings, record: Any, way: Any = None, budget: Any = None) -> Any:
+    """Return the factory of ways to the agents of this home's hosts, over SSH unless *way* says otherwise.
+
+    Connections stay within *budget*, by default one of its own.
+    """
     if way is not None and way.via == "ansible":
         from fleet.rollout.execute.ansible import ansible_executors
 
@@ -67,9 +70,27 @@ def executors(settings: Settings, record: Any, way: Any = None) -> Any:
         return ansible_executors(
             record.definitions(), settings.artefacts(), settings.home / "ansible", inventory=inventory
         )
+    from fleet.rollout.execute.budget import Budget
     from fleet.rollout.execute.ssh import agent_executors
 
-    return agent_executors(record.definitions(), settings.artefacts())
+    hosts = record.definitions()
+    return (budget or Budget()).within(agent_executors(hosts, settings.artefacts()), hosts)
+
+
+def hand_over(settings: Settings, record: Any, rollout_id: str, way: Any = None) -> None:
+    """Leave a new rollout to the workers, and say where nobody serves."""
+    from fleet.rollout.controller import alive
+
+    if way is not None:
+        record.set_way(rollout_id, way, settings.actor)
+    record.request(rollout_id, "start", settings.actor)
+    served = {zone for w in record.workers() if alive(w.id, w.silent_s) for zone in w.zones}
+    narrate(
+        f"{rollout_id}: left to the workers; `corollout rollout watch {rollout_id}` follows it", quiet=settings.quiet
+    )
+    for zone in record.rollout_zones(rollout_id):
+        if zone not in served:
+            narrate(f"{rollout_id}: no worker serves zone {zone!r} now: start `corollout worker --zone '{zone}'`")
 
 
 def drive(settings: Settings, rollout_id: str, *, adopt: bool = False, way: Any = None) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fleet.cli.drive import check_option, chosen_way, consent, drive, way_options, yes_option
+from fleet.cli.drive import check_option, chosen_way, consent, drive, hand_over, way_options, yes_option
 from fleet.cli.output import narrate, table
 from fleet.cli.plan_files import find_plan, show_differences
 from fleet.cli.settings import Settings, pass_settings
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--replan", is_flag=True, help="Plan the same again for the hosts as they are now, and show what differs."
 )
+@click.option("--detach", is_flag=True, help="Leave it to the workers (`corollout worker`) instead of driving it.")
 @way_options
 @yes_option
 @check_option
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def start(
     context: click.Context, settings: Settings, plan: str, via: str | None, ansible_inventory: Path | None, *,
-    replan: bool, yes: bool, check: bool,
+    replan: bool, detach: bool, yes: bool, check: bool,
 ) -> None:  # fmt: skip
     """Start the rollout of PLAN, an id or a file, and drive it.
 
@@ -58,6 +59,9 @@ def start(
         consent(f"start {made.program} on {len(made.hosts)} hosts in {len(made.waves)} waves", yes=yes)
         record.save_plan(made, actor=settings.actor)
         rollout_id = record.create_rollout(made.id, settings.actor)
+        if detach:
+            hand_over(settings, record, rollout_id, way)
+            return
     context.exit(drive(settings, rollout_id, way=way))
 
 

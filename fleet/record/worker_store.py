@@ -10,14 +10,14 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from fleet.record.access import Access, clock_of, upsert
 from fleet.record.control_store import check_owner
 from fleet.record.errors import SliceTaken
 from fleet.record.store import add_audit
-from fleet.record.tables import HostRow, SliceRow, StepRow, WorkerRow
+from fleet.record.tables import ControllerRow, HostRow, RequestRow, RolloutRow, SliceRow, StepRow, WorkerRow
 from fleet.record.views import Claim, WorkerView
 from inventory.host import Host, zone_of
 
@@ -135,6 +135,19 @@ class WorkerStore(Access):
         statement = select(StepRow.zone).where(StepRow.rollout_id == rollout_id, StepRow.wave == wave).distinct()
         with self.reading() as session:
             return sorted(session.execute(statement).scalars())
+
+    def to_lead(self, states: Iterable[str]) -> list[tuple[str, str | None, float]]:
+        """Return rollouts in *states*, or that were asked something: id, controller, and for how long it is silent."""
+        asked = select(RequestRow.rollout_id).where(RequestRow.taken_at.is_(None))
+        statement = (
+            select(RolloutRow.id, ControllerRow.id, ControllerRow.beat_at)
+            .outerjoin(ControllerRow, ControllerRow.rollout_id == RolloutRow.id)
+            .where(or_(RolloutRow.state.in_(tuple(states)), RolloutRow.id.in_(asked)))
+            .order_by(RolloutRow.created_at, RolloutRow.id)
+        )
+        with self.reading() as session:
+            now = clock_of(session, self.now)
+            return [(i, held, now - (beat or now)) for i, held, beat in session.execute(statement)]
 
     def steps_in(self, rollout_id: str, wave: int, state: str) -> int:
         """Return how many steps of a wave are in *state*, in whatever zone."""

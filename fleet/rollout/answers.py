@@ -29,6 +29,10 @@ def answer_requests(record: Record, work: Work) -> None:
         record.answer_request(request.id, outcome)
 
 
+def _start(record: Record, view: RolloutView, request: RequestView) -> str:  # noqa: ARG001 - like the others
+    return "starting"  # whoever takes the request enters the rollout, and that starts it
+
+
 def _pause(record: Record, view: RolloutView, request: RequestView) -> str:
     if view.state == PAUSED and not hours.waits(view):
         return f"nothing to do: the rollout is {view.state}"
@@ -99,6 +103,7 @@ def _roll_back(record: Record, view: RolloutView, request: RequestView) -> str:
 
 
 ANSWERS: dict[str, Callable[[Record, RolloutView, RequestView], str]] = {
+    "start": _start,
     "pause": _pause,
     "resume": _resume,
     "promote": _promote,

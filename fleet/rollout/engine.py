@@ -94,6 +94,10 @@ class Engine:
             self._served = now, self.presence.served()
         return zone not in self._served[1]
 
+    def unserved(self, zone: str) -> bool:
+        """Whether nobody serves *zone* now."""
+        return zone not in self.presence.zones and zone not in self.presence.served()
+
     def failed(self, rollout_id: str, error: BaseException) -> None:
         """Keep the first thing that went wrong in a leg."""
         if rollout_id in self._leading:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")
 SLICE = "corollout.slice"
 _SCHEMA = "corollout_engine"
 _POLL_S = 0.2
+_TELL_S = 10.0  # how long a slice may lie before somebody is told that nobody takes it
 _log = logging.getLogger("dbos")
 _SLICES_AT_ONCE = 4  # of one zone in one process; each has as many connections as its rollout's settings say
 
@@ -71,6 +72,10 @@ class Carrier(Protocol):
 
     def alone(self, zone: str) -> bool:
         """Whether this process serves *zone* and nobody else does."""
+        ...
+
+    def unserved(self, zone: str) -> bool:
+        """Whether nobody serves *zone* now."""
         ...
 
     def failed(self, rollout_id: str, error: BaseException) -> None:
@@ -106,7 +111,7 @@ class DbosJournal:
     def fan(self, work: Work, phase: str, wave: int) -> list[Document]:
         """Do *phase* in one slice for each zone of *wave*."""
         found = DBOS.run_step({"name": "zones"}, lambda: {"zones": work.record.zones(work.rollout_id, wave) or [""]})
-        slices = [self._legs.send(work, phase, wave, zone) for zone in found["zones"]]
+        slices = {self._legs.send(work, phase, wave, zone): zone for zone in found["zones"]}
         gathered = DBOS.run_step({"name": phase}, lambda: {"outcomes": self._legs.gather(work, phase, slices)})
         outcomes: list[Document] = gathered["outcomes"]
         for fault in (outcome["fault"] for outcome in outcomes if outcome.get("fault")):
@@ -211,9 +216,10 @@ class Legs:
             handle = DBOS.enqueue_workflow(queue_of(zone), self._slice, work.rollout_id, wave, phase, zone)
             return handle.workflow_id
 
-    def gather(self, work: Work, phase: str, slices: Sequence[str]) -> list[Document]:
-        """Wait for slices and return their outcomes. A person's request does not wait for those nobody got to."""
-        pause = 0.01
+    def gather(self, work: Work, phase: str, slices: Mapping[str, str]) -> list[Document]:
+        """Wait for slices (id → zone) and return their outcomes. A person's request does not wait for those that
+        nobody got to; a zone that nobody serves is told of, once."""
+        pause, told, since = 0.01, False, time.monotonic()
         while True:
             found = {s.workflow_id: s for s in DBOS.list_workflows(workflow_ids=list(slices), load_input=False)}
             waiting = [s for s in found.values() if s.status in UNDER_WAY]
@@ -226,6 +232,13 @@ class Legs:
                 if recalled:
                     work.record.recall_slices(work.rollout_id, recalled, controller=work.controller)
                     DBOS.cancel_workflows(recalled)
+            if not told and time.monotonic() - since > _TELL_S:
+                lonely = sorted(slices[s.workflow_id] for s in waiting if s.status != "PENDING")
+                lonely = [zone for zone in lonely if self._carrier.unserved(zone)]
+                if lonely:
+                    told = True
+                    words = f"no worker serves {', '.join(f'zone {zone!r}' for zone in lonely)}"
+                    work.record.audit("corollout", "wait", rollout_id=work.rollout_id, detail=words)
             time.sleep(pause)
             pause = min(2 * pause, _POLL_S)
 

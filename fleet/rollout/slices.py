@@ -33,14 +33,18 @@ def perform(work: Work, phase: str, wave: int) -> Document:
 
 
 def merged(outcomes: Sequence[Document]) -> Document:
-    """Return what the outcomes of all zones amount to."""
-    cuts = {str(outcome.get("cut") or "") for outcome in outcomes}
-    cut = next((word for word in _CUTS if word in cuts), "")
-    if not any("over" in outcome for outcome in outcomes):
-        return {"hosts": sum(outcome.get("hosts", 0) for outcome in outcomes), "cut": cut}
-    canaries = sorted(host for outcome in outcomes for host in outcome.get("canaries", ()))
-    over = all(outcome.get("over", False) for outcome in outcomes)
-    return {"over": over, "canaries": canaries, "cut": "" if canaries else cut}
+    """Return what the outcomes of all zones amount to; that of one zone is itself."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    cuts = {str(outcome.get("cut") or "") for outcome in outcomes} - {""}
+    cut = next((word for word in _CUTS if word in cuts), "".join(sorted(cuts)[:1]))
+    whole: Document = {"hosts": sum(outcome.get("hosts", 0) for outcome in outcomes), "cut": cut}
+    if any("over" in outcome for outcome in outcomes):
+        canaries = sorted(host for outcome in outcomes for host in outcome.get("canaries", ()))
+        over = all(outcome.get("over", False) for outcome in outcomes)
+        # A canary that tripped is told whatever became of the other zones: it will not trip again.
+        whole |= {"over": over, "canaries": canaries, "cut": "" if canaries else cut}
+    return whole
 
 
 def patiently(work: Work, attempt: Callable[[], T]) -> T:

@@ -50,6 +50,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
+        Verb("start", (PLANNED,)),
         Verb("pause", (RUNNING, BAKING, PAUSED)),  # PAUSED: one that waits for its window goes on by itself
         Verb("resume", (PAUSED, HALTED)),
         Verb("promote", (BAKING, PAUSED, HALTED)),
