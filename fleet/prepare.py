@@ -155,9 +155,10 @@ def _btf_files(
     return made
 
 
-def require_artefacts(plan: Plan, artefacts: Artefacts) -> None:
-    """Raise ArtefactLost when a file that the plan's specs name is not here, or was changed."""
+def require_artefacts(plan: Plan, artefacts: Artefacts) -> list[str]:
+    """Return the digests of the files that the plan's specs name; raise ArtefactLost when one is lost or changed."""
     named = {digest for shared in plan.shared.values() for digest in shared["files"].values()}
     named |= {k["btf"] for k in plan.kernels.values() if k.get("btf")}
     for digest in sorted(named):
         artefacts.get(digest)
+    return sorted(named)

@@ -68,13 +68,13 @@ def executors(settings: Settings, record: Any, way: Any = None, budget: Any = No
 
         inventory = Path(way.inventory) if way.inventory else None
         return ansible_executors(
-            record.definitions(), settings.artefacts(), settings.home / "ansible", inventory=inventory
+            record.definitions(), settings.artefacts(record), settings.home / "ansible", inventory=inventory
         )
     from fleet.rollout.execute.budget import Budget
     from fleet.rollout.execute.ssh import agent_executors
 
     hosts = record.definitions()
-    return (budget or Budget()).within(agent_executors(hosts, settings.artefacts()), hosts)
+    return (budget or Budget()).within(agent_executors(hosts, settings.artefacts(record)), hosts)
 
 
 def hand_over(settings: Settings, record: Any, rollout_id: str, way: Any = None) -> None:

@@ -49,7 +49,8 @@ def start(
             show_differences(before, made)
         else:
             refuse_stale(made, record.current())
-        require_artefacts(made, settings.artefacts())
+        artefacts = settings.artefacts(record)
+        named = require_artefacts(made, artefacts)
         if check:
             rows = [[w.number, w.name, len(w.hosts), f"{w.bake_s:g}", w.window or made.settings.window]
                     for w in made.waves]  # fmt: skip
@@ -58,6 +59,9 @@ def start(
             return
         consent(f"start {made.program} on {len(made.hosts)} hosts in {len(made.waves)} waves", yes=yes)
         record.save_plan(made, actor=settings.actor)
+        if settings.server is not None:  # whoever carries it may be on another machine
+            for digest in named:
+                record.share_artefact(digest, artefacts.get(digest))
         rollout_id = record.create_rollout(made.id, settings.actor)
         if detach:
             hand_over(settings, record, rollout_id, way)

@@ -104,11 +104,13 @@ class Settings:
 
         return Archive(self.home / "btf")
 
-    def artefacts(self) -> Artefacts:
-        """Open the folder of files made for hosts."""
+    def artefacts(self, record: Record | None = None) -> Artefacts:
+        """Open the folder of files made for hosts; what other machines made comes from *record*, when it is shared."""
         from fleet.rollout.execute.artefacts import Artefacts
 
-        return Artefacts(self.home / "artefacts")
+        if record is None or self.server is None:
+            return Artefacts(self.home / "artefacts")
+        return Artefacts(self.home / "artefacts", fetch=record.artefact)
 
     def catalogue(self) -> Mapping[str, Program]:
         """Return all programs: ours and the user's."""

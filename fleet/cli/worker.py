@@ -17,7 +17,7 @@ from fleet.cli.settings import Settings, pass_settings
 @click.command()
 @click.option("--zone", "zones", multiple=True, help="A zone to serve; may be repeated. Default: hosts without a zone.")
 @click.option("--database", "server", metavar="URL", help="postgresql://…, as before the verb.")
-@click.option("--takeover-after", type=click.FloatRange(1.0), default=60.0, show_default=True, metavar="SECONDS",
+@click.option("--takeover-after", type=click.FloatRange(20.0), default=60.0, show_default=True, metavar="SECONDS",
               help="A worker that was silent for so long is taken for dead.")  # fmt: skip
 @click.option(
     "--per-jump", type=click.IntRange(1), default=8, show_default=True, help="Connections through one jump host."

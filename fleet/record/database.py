@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from fleet.record import sqlite
 from fleet.record.access import Access
+from fleet.record.artefact_store import ArtefactStore
 from fleet.record.control_store import ControlStore
 from fleet.record.drift_store import DriftStore
 from fleet.record.errors import RecordMissing, RecordUnwritable, SchemaNewer, SchemaOlder, as_fault
@@ -45,6 +46,7 @@ class Record(
     RolloutStore,
     ControlStore,
     WorkerStore,
+    ArtefactStore,
     ProofStore,
     DriftStore,
     PinStore,

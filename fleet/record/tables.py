@@ -385,3 +385,11 @@ class SliceRow(Base):
 
 Index("slice_by_owner", SliceRow.owner)
 Index("slice_by_rollout", SliceRow.rollout_id)
+
+
+class ArtefactRow(Base):
+    """A file made for hosts, shared by controllers on several machines (zlib)."""
+
+    __tablename__ = "artefact"
+    digest: Mapped[str] = mapped_column(Digest, primary_key=True)  # SHA-256, hex
+    data: Mapped[bytes] = mapped_column(LargeBinary)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from btf.fault import EXIT_NO, Fault
 from fleet.record import Record
 from fleet.rollout.journal import Document
 from fleet.rollout.rollback import roll_back
+from fleet.rollout.slices import patiently
 from fleet.rollout.states import ROLLING_BACK
 from fleet.rollout.work import Work
 from fleet.rollout.workflow import drive
@@ -110,7 +112,8 @@ class DbosJournal:
 
     def fan(self, work: Work, phase: str, wave: int) -> list[Document]:
         """Do *phase* in one slice for each zone of *wave*."""
-        found = DBOS.run_step({"name": "zones"}, lambda: {"zones": work.record.zones(work.rollout_id, wave) or [""]})
+        zones = partial(work.record.zones, work.rollout_id, wave)
+        found = DBOS.run_step({"name": "zones"}, lambda: {"zones": patiently(work, zones) or [""]})
         slices = {self._legs.send(work, phase, wave, zone): zone for zone in found["zones"]}
         gathered = DBOS.run_step({"name": phase}, lambda: {"outcomes": self._legs.gather(work, phase, slices)})
         outcomes: list[Document] = gathered["outcomes"]
@@ -225,12 +228,13 @@ class Legs:
             waiting = [s for s in found.values() if s.status in UNDER_WAY]
             if not waiting:
                 return [_outcome(found[i]) for i in slices]
-            if work.stop.is_set() or (phase != "revert" and work.watching()):
+            if work.stop.is_set() or (phase != "revert" and patiently(work, work.watching)):
                 idle = [s.workflow_id for s in waiting if s.status != "PENDING"]
                 elsewhere = [s.workflow_id for s in waiting if s.executor_id != DBOS.executor_id]
                 recalled = sorted({*idle, *(elsewhere if work.stop.is_set() else ())})
                 if recalled:
-                    work.record.recall_slices(work.rollout_id, recalled, controller=work.controller)
+                    recall = partial(work.record.recall_slices, work.rollout_id, recalled, controller=work.controller)
+                    patiently(work, recall)
                     DBOS.cancel_workflows(recalled)
             if not told and time.monotonic() - since > _TELL_S:
                 lonely = sorted(slices[s.workflow_id] for s in waiting if s.status != "PENDING")

@@ -1,8 +1,9 @@
 """Test fixture: a controller process that kills itself with SIGKILL at its Nth boundary.
 
 Boundaries are counted as they come: the moment before each commit to either database and the moment after it, and the
-moments before and after each call to a host. Usage: ``doomed_controller.py HOME ROLLOUT N``, or ``HOST:VERB`` for N:
-right after that call. Without reaching it, prints how many boundaries there were and the final state.
+moments before and after each call to a host. Usage: ``doomed_controller.py HOME ROLLOUT N [DATABASE]``, or
+``HOST:VERB`` for N: right after that call. Without reaching it, prints how many boundaries there were and the final
+state.
 """
 
 from __future__ import annotations
@@ -41,5 +42,6 @@ from fleet.rollout.engine import run_rollout  # noqa: E402
 
 hosts = ScriptedHosts(home / "hosts")
 hosts.before, hosts.after = boundary, called
-state = run_rollout(home, rollout_id, executor_factory=hosts.connect, on_event=lambda _: None, clock=TestClock())
+database = sys.argv[4] if len(sys.argv) > 4 else None
+state = run_rollout(home, rollout_id, executor_factory=hosts.connect, clock=TestClock(), database=database)
 sys.stdout.write(f"{passed} {state}\n")

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -31,7 +32,7 @@ def programs() -> Path:
 class Server:
     """One server under *root*; every database that is asked for is new."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, safe: bool = False) -> None:
         self.root = root
         self.bin = programs()
         self.data = root / "data"
@@ -47,8 +48,8 @@ class Server:
         # `fsync = off` outlives any process, only not the machine: it costs these tests nothing of what they show.
         with (self.data / "postgresql.conf").open("a") as config:
             config.write(
-                f"listen_addresses = ''\nunix_socket_directories = '{root}'\nmax_connections = 200\nfsync = off\n"
-                "shared_buffers = 32MB\n"
+                f"listen_addresses = ''\nunix_socket_directories = '{root}'\nmax_connections = 200\n"
+                f"fsync = {'on' if safe else 'off'}\nshared_buffers = 32MB\n"
             )
         self.start()
 
@@ -74,10 +75,10 @@ class Server:
     def url(self, database: str, user: str = "fleet") -> str:
         return f"postgresql://{user}@/{database}?host={self.root}"
 
-    def database(self) -> str:
-        """Make an empty database; returns its address."""
+    def database(self, like: str | None = None) -> str:
+        """Make an empty database, or a copy of the one at *like*; returns its address."""
         name = f"d{next(_count)}"
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name}" + (f" TEMPLATE {urlsplit(like).path[1:]}" if like else ""))
         return self.url(name)
 
     def sql(self, statement: str, url: str | None = None) -> list[tuple]:

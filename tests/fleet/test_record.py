@@ -34,6 +34,7 @@ from fleet.record.filler import fill
 from fleet.record.queries import HOST_SORTS
 from fleet.record.tables import Base
 from fleet.record.views import HostFilter, SampleView
+from fleet.rollout.execute.artefacts import ArtefactLost, Artefacts
 from inventory.connect.errors import HostKeyChanged, Unreachable
 from inventory.facts import Answer, Fact, Facts, FactsMalformed
 from inventory.host import Host
@@ -354,6 +355,20 @@ def test_samples_come_newest_last_and_bounded(record: Record) -> None:
     )
     assert [s.document["n"] for s in record.samples("r", limit=3)] == [7, 8, 9]
     assert record.samples("r", since=9.0)[0].cpu_percent == 0.9
+
+
+def test_an_artefact_of_another_machine_comes_from_the_record(record: Record, tmp_path: Path) -> None:
+    here = Artefacts(tmp_path / "here", fetch=record.artefact)
+    digest = Artefacts(tmp_path / "there").put(b"object")
+    with pytest.raises(ArtefactLost):
+        here.get(digest)
+    for _ in range(2):
+        record.share_artefact(digest, b"object")
+    assert here.get(digest) == b"object"
+    assert (tmp_path / "here" / digest).read_bytes() == b"object"
+    record.share_artefact("0" * 64, b"not what its name says")
+    with pytest.raises(ArtefactLost):
+        here.get("0" * 64)
 
 
 # Windows

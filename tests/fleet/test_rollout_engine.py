@@ -10,14 +10,16 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from pg_server import Server
 from scripted_hosts import ScriptedHosts, TestClock, plan_of, prepare
 
 from fleet.record import open_record
 from fleet.record.errors import ClaimRefused
-from fleet.rollout import controller, legs
+from fleet.rollout import controller, engine, legs
 from fleet.rollout.engine import ProtocolDiffers, exit_of, run_rollout
 
 DOOMED = Path(__file__).parent / "doomed_controller.py"
@@ -31,17 +33,32 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def server_home(tmp_path: Path, postgres: Server) -> Path:
+    (tmp_path / "database").write_text(postgres.database())
+    with open_record(place_of(tmp_path), create=True) as record:
+        prepare(record, plan_of(*WAVES))
+    return tmp_path
+
+
 ROLLOUT = "tcp-flow-1"
+
+
+def place_of(home: Path) -> Path | str:
+    named = home / "database"
+    return named.read_text() if named.exists() else home / "fleet.db"
 
 
 def go(home: Path, **options) -> str:
     hosts = options.pop("hosts", None) or ScriptedHosts(home / "hosts")
-    return run_rollout(home, ROLLOUT, executor_factory=hosts.connect, clock=TestClock(), **options)
+    return run_rollout(
+        home, ROLLOUT, executor_factory=hosts.connect, clock=TestClock(), database=place_of(home), **options
+    )
 
 
 def doomed(home: Path, boundary: int | str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{DOOMED.parents[2]}:{DOOMED.parent}"}
-    command = [sys.executable, str(DOOMED), str(home), ROLLOUT, str(boundary)]
+    command = [sys.executable, str(DOOMED), str(home), ROLLOUT, str(boundary), str(place_of(home))]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
 
 
@@ -92,7 +109,7 @@ def test_a_decision_that_did_not_commit_left_no_journal(home: Path) -> None:
 
 def check_finished(home: Path) -> None:
     hosts = ScriptedHosts(home / "hosts")
-    with open_record(home / "fleet.db", read_only=True) as record:
+    with open_record(place_of(home), read_only=True) as record:
         assert record.rollout(ROLLOUT).state == "COMPLETED"
         assert record.rollout(ROLLOUT).controller is None
         steps = record.steps(ROLLOUT)
@@ -139,6 +156,21 @@ def test_killed_anywhere_it_finishes_and_applies_nobody_twice(home: Path, bounda
         assert first.returncode == -signal.SIGKILL, first.stderr
         assert go(home) == "COMPLETED"
     check_finished(home)
+
+
+def _server_points() -> list[int]:
+    return list(range(1, 240)) if os.environ.get("COROLLOUT_EVERY_BOUNDARY") else [90, 170]
+
+
+@pytest.mark.parametrize("boundary", _server_points())
+def test_killed_anywhere_on_a_server_it_finishes_and_applies_nobody_twice(server_home: Path, boundary: int) -> None:
+    first = doomed(server_home, boundary)
+    if first.returncode == 0:
+        assert first.stdout.split()[1] == "COMPLETED"
+    else:
+        assert first.returncode == -signal.SIGKILL, first.stderr
+        assert go(server_home) == "COMPLETED"
+    check_finished(server_home)
 
 
 def test_killed_twice_in_a_row(home: Path) -> None:
@@ -247,3 +279,24 @@ def test_a_fault_of_the_record_stops_the_run_and_is_told_as_itself(home: Path) -
         record.release_rollout(ROLLOUT, "another")
     assert go(home) == "COMPLETED"
     check_finished(home)
+
+
+def test_a_record_that_is_locked_for_a_while_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than any one write waits: what was begun is tried again, and done once."""
+    monkeypatch.setattr(engine, "open_record", partial(open_record, busy_s=0.1))
+    hosts = ScriptedHosts(home / "hosts")
+    holder = sqlite3.connect(home / "fleet.db", isolation_level=None, check_same_thread=False)
+    free = threading.Timer(2.0, lambda: holder.execute("ROLLBACK"))
+
+    def lock(host: str, verb: str) -> None:
+        if (host, verb) == ("b", "apply"):
+            holder.execute("BEGIN IMMEDIATE")
+            free.start()
+
+    hosts.after = lock
+    state = run_rollout(home, ROLLOUT, executor_factory=hosts.connect)
+    free.join()
+    holder.close()
+    assert state == "COMPLETED"
+    check_finished(home)
+    assert ("apply-again", "b", "applying") in audited(home)  # the lost attempt left a trace, and no second effect

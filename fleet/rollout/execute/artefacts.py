@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from btf.fault import Fault
@@ -19,10 +20,11 @@ class ArtefactLost(Fault):
 
 
 class Artefacts:
-    """A folder of files named by their SHA-256."""
+    """A folder of files named by their SHA-256. *fetch* gets one that is not here from where it is shared, if it is."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, fetch: Callable[[str], bytes | None] = lambda _: None) -> None:
         self.root = root
+        self._fetch = fetch
         self._packed: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
@@ -42,7 +44,10 @@ class Artefacts:
         try:
             data = (self.root / digest).read_bytes()
         except OSError as error:
-            raise ArtefactLost(f"artefact {digest} is not in {self.root}: {error.strerror}") from None
+            shared = self._fetch(digest)
+            if shared is None or self.put(shared) != digest:
+                raise ArtefactLost(f"artefact {digest} is not in {self.root}: {error.strerror}") from None
+            return shared
         if hashlib.sha256(data).hexdigest() != digest:
             raise ArtefactLost(f"artefact {digest} in {self.root} was changed")
         return data

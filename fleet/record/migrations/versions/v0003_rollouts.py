@@ -116,3 +116,9 @@ def _workers() -> None:
     )
     op.create_index("slice_by_owner", "slice", ["owner"], unique=False)
     op.create_index("slice_by_rollout", "slice", ["rollout_id"], unique=False)
+    op.create_table(
+        "artefact",
+        sa.Column("digest", sa.String(length=80), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("digest"),
+    )
