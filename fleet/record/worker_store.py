@@ -136,13 +136,22 @@ class WorkerStore(Access):
         with self.reading() as session:
             return sorted(session.execute(statement).scalars())
 
-    def to_lead(self, states: Iterable[str]) -> list[tuple[str, str | None, float]]:
-        """Return rollouts in *states*, or that were asked something: id, controller, and for how long it is silent."""
+    def to_lead(self, states: Iterable[str], reason: str) -> list[tuple[str, str | None, float]]:
+        """Return rollouts in *states*, for a *reason* of that code, or that were asked something.
+
+        Of each its id, its controller, and for how long that is silent.
+        """
         asked = select(RequestRow.rollout_id).where(RequestRow.taken_at.is_(None))
         statement = (
             select(RolloutRow.id, ControllerRow.id, ControllerRow.beat_at)
             .outerjoin(ControllerRow, ControllerRow.rollout_id == RolloutRow.id)
-            .where(or_(RolloutRow.state.in_(tuple(states)), RolloutRow.id.in_(asked)))
+            .where(
+                or_(
+                    RolloutRow.state.in_(tuple(states)),
+                    RolloutRow.reason.startswith(f"{reason}:", autoescape=True),
+                    RolloutRow.id.in_(asked),
+                )
+            )
             .order_by(RolloutRow.created_at, RolloutRow.id)
         )
         with self.reading() as session:

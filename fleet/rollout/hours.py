@@ -17,7 +17,7 @@ from fleet.rollout.work import Work
 
 WAIT = "wait"  # the phase of a rollout that is driven and waits for its window
 BEGINS = PHASES[: PHASES.index("apply") + 1]  # phases that begin hosts
-_CODE = "window"  # of the reason
+CODE = "window"  # of the reason
 _LOOK_S = 60.0  # between looks at hosts that have it already
 _SLICE_S = 1.0  # a person's request waits no longer than this
 
@@ -45,7 +45,7 @@ def keep(record: Record, work: Work) -> RolloutView:
     shut = closed(work, view.wave, view.waves[view.wave].phase or "")
     if view.state == RUNNING and shut:
         opens = _windows(work.plan, view.wave).opens_at(work.clock.now())
-        record.set_rollout_state(view.id, PAUSED, verb="pause", reason=f"{_CODE}: opens {clock_text(opens)}")
+        record.set_rollout_state(view.id, PAUSED, verb="pause", reason=f"{CODE}: opens {clock_text(opens)}")
     elif waits(view) and not shut:
         record.set_rollout_state(view.id, RUNNING, verb="resume")
     else:
@@ -55,7 +55,7 @@ def keep(record: Record, work: Work) -> RolloutView:
 
 def waits(view: RolloutView) -> bool:
     """Whether a rollout waits for its window."""
-    return view.state == PAUSED and (view.reason or "").startswith(f"{_CODE}:")
+    return view.state == PAUSED and (view.reason or "").startswith(f"{CODE}:")
 
 
 def wait_for_window(work: Work, wave: int) -> dict[str, object]:

@@ -16,6 +16,7 @@ from btf.fault import Fault
 from fleet.record import Record, open_record
 from fleet.record.errors import ClaimRefused, RecordFault
 from fleet.record.views import EventView
+from fleet.rollout import hours
 from fleet.rollout.clock import Clock, SystemClock
 from fleet.rollout.controller import SILENT_S, alive
 from fleet.rollout.engine import Engine, launched
@@ -92,7 +93,7 @@ class _Leads:
         now, takeover_s = time.monotonic(), self._engine.presence.takeover_s
         return [
             rollout_id
-            for rollout_id, held, silent_s in self._engine.record.to_lead(DRIVEN)
+            for rollout_id, held, silent_s in self._engine.record.to_lead(DRIVEN, hours.CODE)
             if rollout_id not in self._led
             and self._not_before.get(rollout_id, 0.0) <= now
             and not (held and alive(held, silent_s, takeover_s))
