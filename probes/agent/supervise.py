@@ -35,7 +35,7 @@ from probes.agent.state import (
 from probes.agent.status import OVER, Read, Standing, standing
 
 LOOK_S = 1.0
-STUCK_S = 10.0  # a holder that is stopped (SIGSTOP) for so long is as good as dead
+STUCK_S = 5.0  # a holder that is stopped (SIGSTOP) for so long is as good as dead
 LATE_S = 5.0  # a holder has this long to notice by itself that its lease is over
 _HELD = ("running", "reverted", "applying")
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,19 @@ def test_a_trip_on_a_full_disk_happens_and_is_told_once_there_is_room(small: Age
     assert not small.reaches("failed", "COR-AGT-027")["observed"]["alive"]
     ballast.unlink()
     assert small.reaches("tripped", "COR-AGT-020")["watchdog"]["last"]["budget"] == "loss_percent"
+
+
+def test_a_full_disk_makes_no_restart_and_one_comes_when_there_is_room(small: AgentHost) -> None:
+    small.applied(small.spec(budget={"loss_percent": 100}, restart={"limit": 2}), 7)
+    supervisor = small.state / "supervisor.json"
+    wait_for(supervisor.exists)
+    former = small.holder()
+    ballast = fill(small.state)
+    os.kill(former["pid"], signal.SIGKILL)
+    small.reaches("failed", "COR-AGT-023")
+    time.sleep(3)  # the supervisor looks every second
+    row = small.row()
+    assert (row["state"], row["restarts"]["total"], small.holder()) == ("failed", 0, former)
+    ballast.unlink()
+    row = small.reaches("running")
+    assert row["observed"]["alive"] and row["restarts"]["total"] == 1 and small.holder() != former
