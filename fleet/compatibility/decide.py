@@ -232,6 +232,9 @@ def assess(
     """
     row = program.variant(variant)
     optional = frozenset(row.optional_programs) if row else frozenset()
+    optional |= {
+        n.program for n in requirements if n.kind == "program_type" and n.optional
+    }  # as the object says itself
     past = next((e for e in learned if e.speaks_for(build, known.facts)), None)
     refusal = past if past and past.refused else None
     past = None if refusal else past

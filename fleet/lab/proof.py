@@ -153,7 +153,7 @@ def prove(
                 future.cancel()
 
 
-def guest_count(subjects: Sequence[Subject], kernels: Sequence[Kernel], profiles: Sequence[Profile]) -> int:
+def guest_count(subjects: Sequence[Subject], kernels: Sequence[object], profiles: Sequence[object]) -> int:
     """How many guests :func:`prove` boots when none dies."""
     return len(kernels) * len(profiles) * -(-len(subjects) // _TOGETHER)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fleet.compatibility.outcome import Agreement
 from fleet.compatibility.verifier import explain
@@ -26,31 +26,47 @@ _LEGEND = (
 )
 
 
-def page(cells: Sequence[Cell], command: str) -> str:
-    """Return the page, in the order in which kernels, profiles and builds first come; *command* made it."""
+def page(cells: Sequence[Cell], command: str, torture: Sequence[Cell] = ()) -> str:
+    """Return the page, in the order in which kernels, profiles and builds first come; *command* made it.
+
+    The cells of the *torture* set, many objects in few places, share one table.
+    """
+    every = [*cells, *torture]
     kernels = list(dict.fromkeys(c.kernel for c in cells))
-    counts = {a: sum(c.agreement is a for c in cells) for a in Agreement}
+    counts = {a: sum(c.agreement is a for c in every) for a in Agreement}
     lines = [
         "# Predicted and real",
         "",
         f"Made by `{command}`; the numbers change with the kernels of the archive, the column of ✗ must not.",
         "",
-        f"{len(cells)} cells: " + ", ".join(f"{count} {name.value}" for name, count in counts.items() if count) + ".",
+        f"{len(every)} cells: " + ", ".join(f"{count} {name.value}" for name, count in counts.items() if count) + ".",
         "",
         *(f"- {mark}: {words}" for mark, words in _LEGEND),
     ]
     for kernel in kernels:
         lines += ["", f"## {kernel.name}: {kernel.release}", "", *_table([c for c in cells if c.kernel == kernel])]
-    lines += ["", "## Differences", "", *_differences(cells)]
+    if torture:
+        lines += ["", "## The torture set: an object for each rule of CO-RE", "", *_places(torture)]
+    lines += ["", "## Differences", "", *_differences(every)]
     return "\n".join(lines) + "\n"
 
 
 def _table(cells: Sequence[Cell]) -> list[str]:
-    profiles = list(dict.fromkeys(c.profile.name for c in cells))
-    titles = list(dict.fromkeys(c.subject.title for c in cells))
-    at = {(c.subject.title, c.profile.name): f"{c.outcome.real.value}{_MARKS[c.agreement]}" for c in cells}
-    rows = [[title, *(at.get((title, name), "") for name in profiles)] for title in titles]
-    head = ["build", *profiles]
+    return _rows({(c.subject.title, c.profile.name): c for c in cells}, "build")
+
+
+def _places(cells: Sequence[Cell]) -> list[str]:
+    """Objects by kernels and profiles; where a profile hides BTF, minimised types were brought along."""
+    return _rows({(c.subject.name, f"{c.kernel.name} {c.profile.name}"): c for c in cells}, "object")
+
+
+def _rows(at: Mapping[tuple[str, str], Cell], what: str) -> list[str]:
+    columns = list(dict.fromkeys(column for _, column in at))
+    rows = []
+    for title in dict.fromkeys(title for title, _ in at):
+        found = (at.get((title, column)) for column in columns)
+        rows.append([title, *(f"{c.outcome.real.value}{_MARKS[c.agreement]}" if c else "" for c in found)])
+    head = [what, *columns]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 

@@ -66,7 +66,13 @@ _AGED = (
 KINDS: Mapping[str, Kind] = {
     row.name: row
     for row in (
-        Kind("no-bpf", "a kernel without bpf(), where only the fallbacks live", ("VETH",)),  # a wire to be policed
+        Kind(
+            "no-bpf",
+            "a kernel without bpf(), where only the fallbacks live",
+            # A wire to be policed; what iptables on nftables makes of counters, limits, states and logs; flows of SCTP,
+            # which are none by port without (a packet the other way would pass for a reply).
+            ("VETH", "NFT_COUNTER", "NFT_CT", "NFT_LIMIT", "NFT_LOG", "NF_CT_PROTO_SCTP"),
+        ),
         Kind(
             "no-btf",
             "BPF as before 5.0: no BTF, kprobes, links, ring buffer, global data, loops or third instruction set",

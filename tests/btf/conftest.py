@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,38 +11,16 @@ from btf_places import VMLINUX
 from elftools.elf.elffile import ELFFile
 from judge import BPFTOOL, INVENTED, REAL, REWRITTEN, TORTURE
 from libbpf_truth import version
+from torture import compiler
 
 from btf.format.parse import parse_btf
 from btf.format.types import Btf
-
-SOURCES = Path(__file__).parent / "objects"
 
 
 @pytest.fixture(scope="session")
 def compile_bpf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """compile_bpf("x.bpf.c", cpu="v2") → path of the object; the source may also be given as *text*."""
-    made: dict[tuple, Path] = {}
-    root = tmp_path_factory.mktemp("objects")
-
-    def compile_(name: str, *, cpu: str = "v2", text: str | None = None, big: bool = False) -> Path:
-        key = (name, cpu, text, big)
-        if key not in made:
-            source = SOURCES / name
-            if text is not None:
-                source = root / name
-                source.write_text(text)
-            out = root / f"{len(made)}-{name}.o"
-            target = "bpfeb" if big else "bpf"
-            command = ["clang", "-target", target, f"-mcpu={cpu}", "-O2", "-g", "-Wall", "-Wno-unused"]
-            done = subprocess.run(
-                [*command, "-I/usr/include/x86_64-linux-gnu", f"-I{SOURCES}", "-c", str(source), "-o", str(out)],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-            made[key] = out
-        return made[key]
-
-    return compile_
+    return compiler(tmp_path_factory.mktemp("objects"))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from invent import borrow, invent, invent_modules
 from judge import BPFTOOL, INVENTED, REAL, REWRITTEN, TORTURE, compare
 from judged import CACHE, KERNELS, own_objects, tools_objects
 from libbpf_truth import Truth, ask_libbpf_of, write_btf
-from rules import HEAD, MATCHES, RULES, as_type_matches
+from rules import HEAD, MATCHES, RULES
+from torture import slug, torture_objects
 
 from btf.archive.module import parse_module, read_module
 from btf.core.minimise import minimise
@@ -34,18 +35,12 @@ def real_objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def torture(compile_bpf, tmp_path_factory) -> dict[str, Path]:
     """Objects that hit the rules, each in its direction; two of them in every instruction set."""
-    found = {name: compile_bpf(f"{_slug(name)}.bpf.c", text=HEAD + RULES[name][1]) for name in RULES}
-    for name, (_, types, _) in MATCHES.items():
-        text = HEAD + types + "PROG(v = bpf_core_type_exists(struct t) + __builtin_preserve_type_info(*t, 1))"
-        found[name] = tmp_path_factory.mktemp("matches") / "matches.bpf.o"
-        found[name].write_bytes(as_type_matches(compile_bpf(f"matches_{_slug(name)}.bpf.c", text=text).read_bytes()))
-    for source in ("relocations.bpf.c", "tracing.bpf.c"):
-        found |= {f"{source} {cpu}": compile_bpf(source, cpu=cpu) for cpu in ("v1", "v2", "v3")}
+    folder = tmp_path_factory.mktemp("torture")
+    found = {}
+    for number, (name, data) in enumerate(torture_objects(compile_bpf).items()):
+        found[name] = folder / f"{number}.bpf.o"
+        found[name].write_bytes(data)
     return found
-
-
-def _slug(name: str) -> str:
-    return name.replace(" ", "_").replace("'", "")
 
 
 TINY = {name: row[0] for name, row in (RULES | MATCHES).items()}
@@ -56,7 +51,7 @@ TINY = {name: row[0] for name, row in (RULES | MATCHES).items()}
 def test_torture_objects_on_the_kernels_of_all_rules(torture, btf_bytes, tmp_path, first, big) -> None:
     for name in list(TINY)[first : first + 10]:
         text = f"typedef unsigned long long u64; {TINY[name]}"
-        data = btf_bytes(f"{_slug(name)}.kernel.c", text=text, big=big)
+        data = btf_bytes(f"{slug(name)}.kernel.c", text=text, big=big)
         kernel = f"kernel of {name}{' (big-endian)' if big else ''}"
         assert compare(torture, kernel, write_btf(tmp_path / "kernel.btf", data), parse_btf(data), TORTURE) == []
 

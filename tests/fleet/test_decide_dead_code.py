@@ -83,3 +83,19 @@ def test_hosts_of_one_build_cost_one_look(tmp_path) -> None:
     for number in range(3):
         choose(f"web-{number}", program(), facts(), {"core": material}, kernels)
     assert len(looks) == 1
+
+
+# A program that the object itself calls optional, and its twin that is not: what it reads is nowhere.
+MISSING = """
+struct missing { int a; } __attribute__((preserve_access_index));
+SEC("xdp") int p(void *c) { return bpf_ktime_get_ns() & 1; }
+SEC("%s") int other(struct missing *m) { return m->a; }
+"""
+
+
+@pytest.mark.parametrize(("section", "verdict"), [("?xdp", Verdict.DEGRADED), ("xdp", Verdict.REFUSED)])
+def test_a_program_the_object_calls_optional_may_miss_a_field(tmp_path, section, verdict) -> None:
+    found = decided(tmp_path, MISSING % section)
+    assert found.verdict is verdict
+    lost = next(r for r in found.reasons if r.requirement.kind == "relocation" and r.requirement.program == "other")
+    assert lost.requirement.optional == (verdict is Verdict.DEGRADED)

@@ -26,6 +26,7 @@ from btf.core.minimise import minimise
 from btf.format.parse import parse_btf
 from btf.objects.elf_object import read_object
 from fleet.lab.guests import GuestLab, guest
+from probes.catalogue import load_catalogue
 
 pytestmark = pytest.mark.proof
 
@@ -108,6 +109,7 @@ def test_tcp_flow_gives_the_same_records_in_all_four_variants(site: Site) -> Non
             small = site.minimised(TCP_FLOW)
             assert len(small) < 2048
             made["btf"] = agent.stage(small)
+        made["budget"]["memory_mib"] = load_catalogue()["tcp-flow"].manifest.budget.memory_mib  # as on any host
         progress(f"tcp-flow: applying {variant}")
         agent.applied(made, number)
     progress("tcp-flow: traffic")
