@@ -22,6 +22,7 @@ from fleet.record.control_store import ControlStore
 from fleet.record.drift_store import DriftStore
 from fleet.record.errors import RecordMissing, RecordUnwritable, SchemaNewer, SchemaOlder, as_fault
 from fleet.record.evidence import Evidence
+from fleet.record.join_store import JoinStore
 from fleet.record.order_store import OrderStore
 from fleet.record.pin_store import PinStore
 from fleet.record.place import checked, file_of, masked, on_server
@@ -50,6 +51,7 @@ class Record(
     ProofStore,
     DriftStore,
     PinStore,
+    JoinStore,
     PlanQueries,
     HostQueries,
     RolloutQueries,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from sqlalchemy import and_, case, func, literal, select
 
 from fleet.record.access import Access
 from fleet.record.errors import NotInRecord
 from fleet.record.tables import AssignmentRow, ChoiceRow, HostRow, KernelRow, PlanRow, RolloutRow
+from inventory.host import Host
 
 _TOLD = ("blocked", "refused", "unknown")  # verdicts whose summary a plan repeats
 
@@ -40,7 +42,7 @@ class PlanQueries(Access):
         if host is not None:
             statement = statement.where(HostRow.name == host)
         with self.reading() as session:
-            return [tuple(row) for row in session.execute(statement)]
+            return [tuple(row) for row in session.connection().execute(statement)]  # plain columns: no entities to load
 
     def releases(self) -> dict[str, str]:
         """Return the release of every kernel build, by its id."""
@@ -56,6 +58,12 @@ class PlanQueries(Access):
         )
         with self.reading() as session:
             return [(host, variant, build, plan or "") for host, variant, build, plan in session.execute(statement)]
+
+    def definition(self, host: str) -> Host | None:
+        """Return how to reach one host, or None when the record does not know it."""
+        with self.reading() as session:
+            text = session.execute(select(HostRow.definition).where(HostRow.name == host)).scalar_one_or_none()
+            return None if text is None else msgspec.json.decode(text, type=Host)
 
     def current(self) -> dict[str, tuple[str | None, str | None]]:
         """Return the kernel id and facts digest of every host's last good scan, by host."""

@@ -12,7 +12,7 @@ from typing import Any
 from btf.fault import Fault
 from fleet.record.views import StepOutcome, StepView
 from fleet.rollout.execute import AgentGarbled, AgentRefused, Spec
-from fleet.rollout.plan import load_plan
+from fleet.rollout.join import specs_of
 from fleet.rollout.watch import boot_of, kernel_of, observe
 from fleet.rollout.work import Work
 from inventory.connect.errors import Unreachable
@@ -102,7 +102,7 @@ def _spec_before(work: Work, step: StepView) -> Spec | None:
     """The spec that ran before this rollout, when this record made it run."""
     if step.previous is None or step.previous == work.rollout_id:
         return None
-    return load_plan(work.record.plan(work.record.rollout(step.previous).plan_id).document).spec(step.host)
+    return specs_of(work.record, step.previous)[step.host]
 
 
 def make_so(work: Work, host: Host, spec: Spec, token: int, *, known: bool) -> Mapping[str, Any]:

@@ -21,9 +21,10 @@ from fleet.record.views import EventView
 from fleet.rollout.clock import Clock, SystemClock
 from fleet.rollout.controller import SILENT_S, alive, claimed, new_id
 from fleet.rollout.execute import ExecutorFactory
+from fleet.rollout.join import RolloutSpecs
 from fleet.rollout.journal import Document
 from fleet.rollout.legs import UNDER_WAY, Interrupted, Legs, ProtocolDiffers
-from fleet.rollout.plan import load_plan
+from fleet.rollout.plan import read_plan
 from fleet.rollout.presence import Presence, Stop
 from fleet.rollout.slices import patiently, perform
 from fleet.rollout.states import ROLLING_BACK, STATES
@@ -115,11 +116,11 @@ class Engine:
         return self._known[rollout_id]
 
     def _made(self, rollout_id: str, controller: str, stop: threading.Event, *, hold: bool) -> Work:
-        plan = load_plan(self.record.plan(self.record.rollout(rollout_id).plan_id).document)
+        plan = read_plan(self.record.plan_text(self.record.rollout(rollout_id).plan_id))
         return Work(
             record=self.record, rollout_id=rollout_id, plan=plan, hosts=self.record.definitions(),
             connect=self._connect(rollout_id), clock=self._clock, controller=controller, stop=stop, hold=hold,
-            specs=plan.specs,
+            specs=RolloutSpecs(self.record, rollout_id, plan),
         )  # fmt: skip
 
     def lead(

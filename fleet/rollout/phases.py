@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from fleet.record import Record
 from fleet.record.views import RolloutView
+from fleet.rollout.join import take_in
 from fleet.rollout.journal import Document
 from fleet.rollout.states import BAKING, COMPLETED, HALTED, PAUSED, PHASES, RUNNING
 from fleet.rollout.work import Work
@@ -68,9 +69,11 @@ AFTER: dict[str, Callable[[Record, RolloutView, Work, int, Document], None]] = {
 
 def next_wave(record: Record, view: RolloutView) -> None:
     """Begin the first wave that has not passed; where all have, the rollout is complete."""
-    wave = next((w for w in record.rollout(view.id).waves if w.state != "passed"), None)
+    view = record.rollout(view.id)
+    wave = next((w for w in view.waves if w.state != "passed"), None)
     if wave is None:
         record.set_rollout_state(view.id, COMPLETED, ended_at=record.now())
         return
+    take_in(record, view, wave)
     record.set_wave(view.id, wave.number, state="running", phase=PHASES[0], started_at=record.now())
     record.set_rollout_state(view.id, RUNNING, wave=wave.number, ended_at=None)

@@ -72,7 +72,8 @@ class WaveStep:
         if self.take == CANARIES or self.percent is not None or self.count is not None:
             return None
         zone = _ZONE.fullmatch(self.take)
-        return f'zone="{zone[1]}"' if zone else self.take
+        # A host's zone is its label of that name, else its field: inventory.host.zone_of.
+        return f'label:zone="{zone[1]}" or (label:zone="" and zone="{zone[1]}")' if zone else self.take
 
     @property
     def title(self) -> str:

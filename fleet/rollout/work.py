@@ -47,14 +47,17 @@ class Work:
 
     def host(self, name: str) -> Host:
         """Return how to reach a planned host, or raise HostGone."""
-        try:
-            return self.hosts[name]
-        except KeyError:
-            raise HostGone(f"{name} is no longer in the inventory") from None
+        found = self.hosts.get(name) or self.record.definition(name)  # one that joined came after the hosts were read
+        if found is None:
+            raise HostGone(f"{name} is no longer in the inventory")
+        return found
 
     def serves(self, name: str) -> bool:
         """Whether a host is of the zone that is worked on."""
-        return self.zone is None or (name in self.hosts and zone_of(self.hosts[name]) == self.zone)
+        if self.zone is None:
+            return True
+        found = self.hosts.get(name) or self.record.definition(name)
+        return found is not None and zone_of(found) == self.zone
 
     def steps(self, wave: int, states: Iterable[str]) -> list[StepView]:
         """Return the steps of *wave* that are in *states*, of the zone that is worked on."""

@@ -57,6 +57,7 @@ class Rollout:
         self.stop = threading.Event()
         self.asked: dict[int, list[str]] = {}
         self.commits = 0
+        self.specs: Any = None  # instead of the plan's
 
     def go(self, *verbs: str, hold: bool = False) -> str:
         for verb in verbs:
@@ -66,7 +67,8 @@ class Rollout:
         self.record.claim_rollout(self.id, controller, alive=lambda *_: False)
         hosts = self.record.definitions()
         work = Work(
-            self.record, self.id, plan, hosts, self.fleet.connect, self.clock, controller, self.stop, hold, plan.specs
+            self.record, self.id, plan, hosts, self.fleet.connect, self.clock, controller, self.stop, hold,
+            self.specs or plan.specs,
         )  # fmt: skip
         journal = PlainJournal(self.record)
         journal.between = self._between
