@@ -160,14 +160,15 @@ def freeze(
             if c.kernel_id in btf:
                 kernels[c.kernel_id]["btf"] = btf[c.kernel_id]
         part = _own(program, config.get(c.host), (scopes or {}).get(c.host), usual)
-        planned = PlannedHost(c.host, c.kernel_id, c.variant, builds[c.variant].digest, c.facts_digest)
+        change, runs, build = "new", "", builds[c.variant].digest
         if before is not None:
-            planned = compare(planned, before, part)
-            if planned.change == "unchanged" and not settings.include_unchanged:
-                skipped.append(Skipped(c.host, "unchanged", "it runs exactly this already", before.words))
+            runs, change = before.words, compare(c, build, before, part)
+            if change == "unchanged" and not settings.include_unchanged:
+                skipped.append(Skipped(c.host, "unchanged", "it runs exactly this already", runs))
                 continue
         if part:
             own[c.host] = part
+        planned = PlannedHost(c.host, c.kernel_id, c.variant, build, c.facts_digest, change, runs)
         ready.append((planned, c.verdict == Verdict.UNKNOWN))
     waves, waiting, controls = make_waves(ready, settings, chosen)
     skipped += waiting
@@ -226,26 +227,28 @@ class _Comparison:
 
     def __init__(self, shared: Mapping[str, Mapping[str, Any]], kernels: Mapping[str, Mapping[str, Any]]) -> None:
         self._shared, self._kernels = shared, kernels
-        self._alike: dict[tuple[str, str], bool] = {}
+        self._alike: dict[tuple[str, str, str, str], bool] = {}
 
-    def __call__(self, planned: PlannedHost, before: Running, own: Mapping[str, Any]) -> PlannedHost:
-        if (before.variant, before.build) != (planned.variant, planned.build):
-            change = "replace"
-        else:
-            change = "unchanged" if self._same(planned, before.plan, own) else "configure"
-        return msgspec.structs.replace(planned, change=change, runs=before.words)
-
-    def _same(self, planned: PlannedHost, by: Plan | None, own: Mapping[str, Any]) -> bool:
-        then = None if by is None else by.by_name.get(planned.host)
-        if by is None or then is None or then.variant != planned.variant:
-            return False
-        key = (by.id, planned.variant)
+    def __call__(self, c: Candidate, build: str, before: Running, own: Mapping[str, Any]) -> str:
+        """Return how *c* with *build* changes from what it ran *before*; *own* is its own part of the spec."""
+        if before.variant != c.variant or before.build != build:
+            return "replace"
+        by = before.plan
+        then = None if by is None else by.by_name.get(c.host)
+        if by is None or then is None or then.variant != c.variant:
+            return "configure"
+        key = (by.id, c.variant, then.kernel_id, c.kernel_id)
         if key not in self._alike:
-            old, new = by.shared[planned.variant], self._shared[planned.variant]
-            self._alike[key] = {**old, "generation": 0} == {**new, "generation": 0}
-        return self._alike[key] and own_part(then, by.kernels, by.own.get(then.host, {})) == own_part(
-            planned, self._kernels, own
-        )
+            self._alike[key] = self._same(by, then, c)
+        return "unchanged" if self._alike[key] and by.own.get(c.host, {}) == own else "configure"
+
+    def _same(self, by: Plan, then: PlannedHost, c: Candidate) -> bool:
+        """Whether all but the own part of two hosts' specs is the same."""
+        variant = then.variant
+        now = PlannedHost(c.host, c.kernel_id, variant, then.build, c.facts_digest)
+        parts = (own_part(then, by.kernels, {}), own_part(now, self._kernels, {}))
+        old, new = by.shared[variant], self._shared[variant]
+        return parts[0] == parts[1] and {**old, "generation": 0} == {**new, "generation": 0}
 
 
 def _own(
