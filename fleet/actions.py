@@ -42,18 +42,23 @@ _SCROLLING = (*SCREENS, "explain", "help")
 _ROLLOUT = ("rollout",)
 
 
-def _request(verb: str, key: str, help_line: str, danger: Danger) -> Action:
-    return Action(verb, (key,), help_line, _ROLLOUT, changes=True, danger=danger, twin=f"rollout {verb} ID")
+def _request(verb: str, key: str, help_line: str, danger: Danger, *, hint: bool = True) -> Action:
+    twin = f"rollout {verb} ID"
+    return Action(verb, (key,), help_line, _ROLLOUT, changes=True, danger=danger, twin=twin, hint=hint)
 
 
 ACTIONS: tuple[Action, ...] = (
     Action("help", ("?",), "every key on this screen", SCREENS, twin="corollout --help"),
+    _request("approve", "A", "let it start, as its policy asks", Danger.ASK),
+    _request("deny", "D", "do not let it start", Danger.ASK),
     _request("pause", "H", "start no new step", Danger.NONE),
     _request("resume", "R", "go on after a pause", Danger.ASK),
     _request("promote", "p", "go on to the next wave now", Danger.ASK),
+    _request("freeze", "F", "leave every host as it is, watched", Danger.ASK),
     _request("halt", "x", "stop it, leave hosts as they are", Danger.NAME),
     _request("rollback", "u", "undo it on every host", Danger.NAME),
     _request("retry", "r", "try the failed hosts again", Danger.ASK),
+    _request("reconcile", "C", "look at every host of it again", Danger.ASK, hint=False),
     _request("abort", "X", "give it up, undo nothing", Danger.NAME),
     Action("filter", ("/",), "show only what matches a selector", ("fleet",), twin="hosts list --where"),
     Action("sort", ("s",), "by this column; again: turned", SCREENS),

@@ -93,9 +93,10 @@ def hand_over(settings: Settings, record: Any, rollout_id: str, way: Any = None)
             narrate(f"{rollout_id}: no worker serves zone {zone!r} now: start `corollout worker --zone '{zone}'`")
 
 
-def drive(settings: Settings, rollout_id: str, *, adopt: bool = False, way: Any = None) -> int:
+def drive(settings: Settings, rollout_id: str, *, adopt: bool = False, hold: bool = False, way: Any = None) -> int:
     """Drive until it ends or waits, from now on by *way* if one is given; returns the exit code."""
-    from fleet.rollout.engine import exit_of, run_rollout
+    from fleet.rollout.engine import run_rollout
+    from fleet.rollout.states import exit_of, goes_on_by
 
     with settings.record() as record:
         if way is not None:
@@ -107,12 +108,17 @@ def drive(settings: Settings, rollout_id: str, *, adopt: bool = False, way: Any 
     showing = nullcontext() if settings.quiet else narrated(settings, rollout_id, sys.stderr)
     with showing:
         state = run_rollout(
-            settings.home, rollout_id, executor_factory=factory, adopt=adopt, database=settings.database
+            settings.home, rollout_id, executor_factory=factory, adopt=adopt, hold=hold, database=settings.database
         )
     narrate(f"{rollout_id}: {state}", quiet=settings.quiet)
-    if exit_of(state) == EXIT_WAITS:
+    with settings.record() as record:
+        reason = record.rollout(rollout_id).reason
+    code = exit_of(state, reason)
+    if reason and code:
+        narrate(f"{reason}; {goes_on_by(rollout_id, reason)}".rstrip("; "), quiet=settings.quiet)
+    if code == EXIT_WAITS:
         narrate(f"it waits for a person: `corollout rollout status {rollout_id}`", quiet=settings.quiet)
-    return exit_of(state)
+    return code
 
 
 def consent(what: str, *, yes: bool) -> None:

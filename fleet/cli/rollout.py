@@ -28,22 +28,23 @@ def rollout() -> None:
 @rollout.command()
 @click.argument("rollout_id")
 @click.option("--adopt", is_flag=True, help="Go on from the record alone what another version of the engine began.")
+@click.option("--hold", is_flag=True, help="Stay while it is paused or frozen: watch on, and keep leases.")
 @way_options
 @check_option
 @pass_settings
 @click.pass_context
 def go(
     context: click.Context, settings: Settings, rollout_id: str, via: str | None, ansible_inventory: Path | None, *,
-    adopt: bool, check: bool,
+    adopt: bool, hold: bool, check: bool,
 ) -> None:  # fmt: skip
-    """Drive a rollout on from where it is: after a crash, a reboot or Ctrl-C."""
+    """Drive a rollout on from where it is: after a crash, a reboot or Ctrl-C; undo what waits for hosts to be back."""
     way = chosen_way(via, ansible_inventory)
     if check:
         with settings.record() as record:
             steps = Counter(step.state for step in record.steps(rollout_id))
             narrate(f"{rollout_id} is {record.rollout(rollout_id).state}: {counts(steps)}")
         return
-    context.exit(drive(settings, rollout_id, adopt=adopt, way=way))
+    context.exit(drive(settings, rollout_id, adopt=adopt, hold=hold, way=way))
 
 
 for _command in (start, *LOOKS, *ASKS, rollout_policy):

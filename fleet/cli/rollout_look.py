@@ -52,7 +52,7 @@ def list_rollouts(settings: Settings, output: str) -> None:
 def status(context: click.Context, settings: Settings, rollout_id: str, gate: int | None, output: str) -> None:
     """Show one rollout: waves, gates and the samples behind them, every host's step. Exit code by its state."""
     from fleet.rollout.controller import driver
-    from fleet.rollout.engine import exit_of
+    from fleet.rollout.states import exit_of, goes_on_by
 
     if gate is not None:
         with settings.record() as record:
@@ -65,11 +65,13 @@ def status(context: click.Context, settings: Settings, rollout_id: str, gate: in
     else:
         reason = f" ({view.reason})" if view.reason else ""
         click.echo(f"{view.id}: {view.program} {view.state}{printable(reason)}")
+        if way := goes_on_by(view.id, view.reason):
+            click.echo(way)
         waves = [[w.number, w.name, w.state, counts(w.steps), _gate(w.gate)] for w in view.waves]
         click.echo(table(waves, ["wave", "name", "state", "hosts", "gate"]))
         rows = [[s.wave, s.host, s.variant, s.state, s.token, s.attempts, s.detail] for s in steps]
         click.echo(table(rows, ["wave", "host", "variant", "state", "token", "tries", "detail"]), nl=False)
-    context.exit(exit_of(view.state) if driver(view, time.time()) is None else 0)
+    context.exit(exit_of(view.state, view.reason) if driver(view, time.time()) is None else 0)
 
 
 @click.command()

@@ -12,12 +12,9 @@ from fleet.console.look import Cell, sign
 from fleet.console.paged import reason
 from fleet.record import Record
 from fleet.record.views import Pulse, RolloutView
-from fleet.rollout.states import HALTED, PAUSED, ROLLBACK_INCOMPLETE
+from fleet.rollout.states import WAITING
 
 EVERY_S = 0.25
-
-# The states that no controller leaves by itself, and that are not an end.
-WAITING = (PAUSED, HALTED, ROLLBACK_INCOMPLETE)
 
 
 @dataclass(frozen=True, slots=True)

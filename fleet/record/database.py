@@ -31,6 +31,7 @@ from fleet.record.proof_store import ProofStore
 from fleet.record.queries import HostQueries
 from fleet.record.rollout_queries import RolloutQueries
 from fleet.record.rollout_store import RolloutStore
+from fleet.record.step_store import StepStore
 from fleet.record.way_store import WayStore
 from fleet.record.window_queries import WindowQueries
 from fleet.record.worker_store import WorkerStore
@@ -45,6 +46,7 @@ PATIENCE_S = 60.0  # how long an open record waits for a server that went away
 
 class Record(
     RolloutStore,
+    StepStore,
     ControlStore,
     WorkerStore,
     ArtefactStore,

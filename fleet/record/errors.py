@@ -134,6 +134,14 @@ class SliceTaken(RecordFault):
     remedy = "Nothing to do: this worker was taken for dead and another one carries its hosts on."
 
 
+class StepMoved(RecordFault):
+    """What was to be done to a host was decided otherwise meanwhile."""
+
+    code = "COR-REC-018"
+    exit = EXIT_NO
+    remedy = "Nothing was done to the host; `corollout rollout status` shows where its step is."
+
+
 # SQLite's error names, first match by prefix: what the database says → what a person needs to know.
 _FAULTS: tuple[tuple[str, type[RecordFault], str], ...] = (
     ("SQLITE_BUSY", RecordLocked, "is locked by another process"),

@@ -38,7 +38,7 @@ class RolloutQueries(Access):
 
     def steps(
         self, rollout_id: str, *, wave: int | None = None, states: Iterable[str] | None = None,
-        zone: str | None = None, offset: int = 0, limit: int | None = None,
+        zone: str | None = None, hosts: Iterable[str] | None = None, offset: int = 0, limit: int | None = None,
     ) -> list[StepView]:  # fmt: skip
         """Return a rollout's steps by wave and host; one window of them with *offset* and *limit*."""
         statement = select(StepRow).where(StepRow.rollout_id == rollout_id).order_by(StepRow.wave, StepRow.host)
@@ -48,6 +48,8 @@ class RolloutQueries(Access):
             statement = statement.where(StepRow.state.in_(tuple(states)))
         if zone is not None:
             statement = statement.where(StepRow.zone == zone)
+        if hosts is not None:
+            statement = statement.where(StepRow.host.in_(tuple(hosts)))
         with self.reading() as session:
             return [step_view(row) for row in session.execute(statement.offset(offset).limit(limit)).scalars()]
 
@@ -163,6 +165,8 @@ def _rollout(session: Session, row: RolloutRow) -> RolloutView:
         id=row.id, plan_id=row.plan_id, program=row.program, state=row.state, reason=row.reason, wave=row.wave,
         leg=row.leg, epoch=row.epoch, actor=row.actor, created_at=row.created_at, ended_at=row.ended_at,
         controller=held.id if held else None, beat_at=held.beat_at if held else None,
+        approved_by=row.approved_by, pace=row.pace, duty=row.duty,
+        held=tuple((kernel_id, variant) for kernel_id, variant in json.loads(row.held)),
         waves=tuple(
             WaveView(
                 number=w.number, name=w.name, state=w.state, phase=w.phase, bake_s=w.bake_s,

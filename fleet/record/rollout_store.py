@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import case, insert, select, update
+from sqlalchemy import case, insert, select
 from sqlalchemy.orm import Session
 
 from btf.fault import printable
 from fleet.record.access import upsert
 from fleet.record.control_store import check_owner
-from fleet.record.errors import NotInRecord
+from fleet.record.errors import NotInRecord, StepMoved
 from fleet.record.store import SOMEBODY, HostStore, add_audit
 from fleet.record.tables import (
     AssignmentRow,
@@ -38,6 +38,13 @@ def _count(session: Session, name: str, floor: int = 0) -> int:
     higher = {"value": case((CounterRow.value + 1 > floor, CounterRow.value + 1), else_=floor)}
     rising = row.on_conflict_do_update(index_elements=["name"], set_=higher).returning(CounterRow.value)
     return int(session.execute(rising).scalar_one())
+
+
+def _owner(session: Session, host: str, program: str) -> str | None:
+    """The rollout whose build *host* should be running."""
+    return session.execute(
+        select(AssignmentRow.rollout_id).where(AssignmentRow.host == host, AssignmentRow.program == program)
+    ).scalar_one_or_none()
 
 
 class RolloutStore(HostStore):
@@ -122,12 +129,13 @@ class RolloutStore(HostStore):
 
     def begin_step(
         self, rollout_id: str, host: str, *, controller: str | None = None, claim: Claim | None = None,
-        revert: bool = False,
+        revert: bool = False, among: tuple[str, ...] | None = None,
     ) -> int:  # fmt: skip
         """Write that *host* is about to be touched, and return its fencing token.
 
         The token of an earlier beginning whose outcome is unknown is returned again. Refuses when another one has
-        claimed the rollout (*controller*) or the slice (*claim*) meanwhile.
+        claimed the rollout (*controller*) or the slice (*claim*) meanwhile; and, with *among*, when the step is no
+        longer in one of these states: whoever comes so late was given up.
         """
         at = self.now()
         kind, state, verb = ("revert_token", "reverting", "revert") if revert else ("token", "applying", "apply")
@@ -136,6 +144,8 @@ class RolloutStore(HostStore):
                 check_owner(session, rollout_id, controller)
             check_claim(session, claim)
             row = session.get_one(StepRow, (rollout_id, host))
+            if among is not None and row.state not in among:
+                raise StepMoved(f"{host}: its step is {row.state} by now")
             rollout = session.get_one(RolloutRow, rollout_id)
             before, token = row.state, getattr(row, kind)
             again = token is not None
@@ -147,12 +157,9 @@ class RolloutStore(HostStore):
             if not revert:
                 row.attempts += 1
                 row.started_at = row.started_at or at
-                if not again:
-                    row.previous = session.execute(
-                        select(AssignmentRow.rollout_id).where(
-                            AssignmentRow.host == host, AssignmentRow.program == rollout.program
-                        )
-                    ).scalar_one_or_none()
+                owner = _owner(session, host, rollout.program)
+                if not again and owner != rollout_id:  # tried once more, what it replaced at first is still known
+                    row.previous = owner
             add_audit(
                 session, at, SOMEBODY, f"{verb}-again" if again else verb, rollout_id=rollout_id, host=host,
                 program=rollout.program, before=before, after=state, token=token,
@@ -180,6 +187,8 @@ class RolloutStore(HostStore):
         self.finish_steps(rollout_id, [StepOutcome(host, state, **fields)], claim=claim)
 
     def _finish(self, session: Session, row: StepRow, program: str, outcome: StepOutcome, at: float) -> None:
+        if outcome.state == "attached" and row.state != "applying":
+            return  # a touch that was given up on answers late: what was decided since stands
         before, row.state = row.state, outcome.state
         row.detail = printable(outcome.detail, 1000) if outcome.detail else None
         if outcome.document is not None:
@@ -202,6 +211,8 @@ class RolloutStore(HostStore):
         )  # fmt: skip
 
     def _restore(self, session: Session, row: StepRow, program: str, at: float) -> None:
+        if _owner(session, row.host, program) not in (None, row.rollout_id, row.previous):
+            return  # a later rollout took its place
         earlier = session.get(StepRow, (row.previous, row.host)) if row.previous else None
         if earlier is None:
             self.unassign(session, row.host, program)
@@ -210,34 +221,6 @@ class RolloutStore(HostStore):
                 session, row.host, program, variant=earlier.variant, build=earlier.build, token=row.revert_token,
                 rollout_id=earlier.rollout_id, since=at,
             )  # fmt: skip
-
-    def move_steps(
-        self,
-        rollout_id: str,
-        states: Iterable[str],
-        state: str,
-        *,
-        wave: int | None = None,
-        detail: str | None = None,
-        kernel: tuple[str, str] | None = None,
-    ) -> int:
-        """Move the steps that are in *states* to *state*, each with its audit row; returns how many. Tokens stay.
-
-        *kernel* narrows them to one (kernel id, variant).
-        """
-        moved = update(StepRow).where(StepRow.rollout_id == rollout_id, StepRow.state.in_(tuple(states)))
-        if wave is not None:
-            moved = moved.where(StepRow.wave == wave)
-        if kernel is not None:
-            moved = moved.where(StepRow.kernel_id == kernel[0], StepRow.variant == kernel[1])
-        with self.writing() as session:
-            hosts = session.execute(moved.values(state=state, detail=detail).returning(StepRow.host)).scalars().all()
-            for host in sorted(hosts):
-                add_audit(
-                    session, self.now(), SOMEBODY, "step", rollout_id=rollout_id, host=host, after=state,
-                    detail=detail or "",
-                )  # fmt: skip
-            return len(hosts)
 
     def record_samples(self, samples: Iterable[SampleView]) -> None:
         """Keep measurements, in one transaction."""

@@ -121,6 +121,10 @@ class RolloutRow(Base):
     actor: Mapped[str] = mapped_column(Name)
     created_at: Mapped[float] = mapped_column(Float)
     ended_at: Mapped[float | None] = mapped_column(Float)
+    approved_by: Mapped[str | None] = mapped_column(Name)
+    pace: Mapped[str] = mapped_column(String(16), default="", server_default="")  # all | wave:N: without bakes
+    duty: Mapped[str | None] = mapped_column(String(16))  # what is due beside waves, of fleet.rollout.states.DUTIES
+    held: Mapped[str] = mapped_column(Text, default="[]", server_default="[]")  # JSON: [kernel id, variant]
 
 
 class WaveRow(Base):
@@ -130,7 +134,7 @@ class WaveRow(Base):
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
-    state: Mapped[str] = mapped_column(String(16))  # pending|running|baking|passed|failed|inconclusive|error|skipped
+    state: Mapped[str] = mapped_column(String(16))  # pending|running|baking|passed|failed|inconclusive|error|reverted
     phase: Mapped[str | None] = mapped_column(String(16))  # the next piece of work, of fleet.rollout.states.PHASES
     bake_s: Mapped[float] = mapped_column(Float, default=0.0)
     baking_since: Mapped[float | None] = mapped_column(Float)
@@ -149,8 +153,7 @@ class StepRow(Base):
     variant: Mapped[str] = mapped_column(String(16))
     build: Mapped[str] = mapped_column(Digest)
     state: Mapped[str] = mapped_column(String(16))
-    # pending|probed|staged|checked|applying|attached|verified|healthy|skipped|unreachable|failed
-    # |reverting|reverted|revert-pending|revert-failed
+    # of fleet.rollout.states.STEP_ROWS
     kernel_id: Mapped[str] = mapped_column(String(128), default="")
     zone: Mapped[str] = mapped_column(Name, default="", server_default="")  # as it was when the rollout was made
     attempts: Mapped[int] = mapped_column(Integer, default=0)  # how often apply was begun

@@ -126,7 +126,8 @@ class WaveView:
 @dataclass(frozen=True, slots=True)
 class RolloutView:
     """One rollout. ``controller`` has claimed it and was last heard of at ``beat_at``; it may have died since:
-    ``fleet.rollout.controller.driver`` tells.
+    ``fleet.rollout.controller.driver`` tells. ``held``: (kernel id, variant) that halted alone; ``duty``: what is
+    due beside its waves; ``pace``: ``all`` or ``wave:N`` when a person had it go on without baking.
     """
 
     id: str
@@ -143,6 +144,10 @@ class RolloutView:
     controller: str | None
     waves: tuple[WaveView, ...] = ()
     beat_at: float | None = None
+    approved_by: str | None = None
+    pace: str = ""
+    duty: str | None = None
+    held: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

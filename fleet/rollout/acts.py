@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from btf.fault import Fault
-from fleet.record.views import StepOutcome, StepView
+from fleet.record.views import AssignmentView, StepOutcome, StepView
 from fleet.rollout.execute import AgentGarbled, AgentRefused, Spec
 from fleet.rollout.join import specs_of
+from fleet.rollout.states import LEFT_STEPS, LIVE_STEPS, UNDONE_STEPS
 from fleet.rollout.watch import boot_of, kernel_of, observe
 from fleet.rollout.work import Work
 from inventory.connect.errors import Unreachable
@@ -43,11 +44,7 @@ def probe(work: Work, step: StepView) -> StepOutcome:
     spec = work.specs[step.host]
     with work.connect(work.host(step.host)) as executor:
         status = executor.status(spec["program"])
-    build_id, release = kernel_of(status)
-    planned = spec["kernel"]
-    for what, was, now in (("build", planned["build_id"], build_id), ("release", planned["release"], release)):
-        if was and now and was != now:
-            raise HostChanged(f"its kernel changed since the plan: {what} {was} → {now}")
+    same_kernel(spec, status)
     pin = work.record.pin_of(step.host, spec["program"])
     if pin is not None and pin.variant != step.variant:
         raise HostChanged(f"pinned {'to ' + pin.variant if pin.variant else 'as it is'} since the plan by {pin.actor}")
@@ -55,6 +52,15 @@ def probe(work: Work, step: StepView) -> StepOutcome:
     if pin is None and chosen and chosen[0].variant != step.variant:
         raise HostChanged(f"decided otherwise since the plan: {step.variant} → {chosen[0].variant or 'nothing fits'}")
     return StepOutcome(step.host, "probed", document={"boot_id": boot_of(status)})
+
+
+def same_kernel(spec: Spec, status: Mapping[str, Any]) -> None:
+    """Raise HostChanged when a host runs another kernel than it was planned for."""
+    build_id, release = kernel_of(status)
+    planned = spec["kernel"]
+    for what, was, now in (("build", planned["build_id"], build_id), ("release", planned["release"], release)):
+        if was and now and was != now:
+            raise HostChanged(f"its kernel changed since the plan: {what} {was} → {now}")
 
 
 def stage(work: Work, step: StepView) -> StepOutcome:
@@ -77,14 +83,17 @@ def apply(work: Work, step: StepView) -> StepOutcome:
     if step.state == "attached" and step.token is not None:
         token = step.token
     else:
-        token = work.begin(step.host)
+        token = work.begin(step.host, among=("checked", "applying"))
         answer = make_so(work, host, spec, token, known=step.token is None)
         work.finish([StepOutcome(step.host, "attached", document=answer)])
     return StepOutcome(step.host, "verified", document=verify(work, host, spec, token))
 
 
 def revert(work: Work, step: StepView) -> StepOutcome:
-    """Undo: bring back what ran before, or remove."""
+    """Undo: bring back what ran before, or remove; where a later rollout took its place there is nothing to undo."""
+    owner = _owner(work, step)
+    if owner is not None and owner.rollout_id not in (work.rollout_id, step.previous):
+        return StepOutcome(step.host, "reverted", f"nothing of it is left: {owner.rollout_id} took its place")
     host = work.host(step.host)
     before = _spec_before(work, step)
     known = step.revert_token is None
@@ -96,6 +105,39 @@ def revert(work: Work, step: StepView) -> StepOutcome:
         executor.stage(before)
     make_so(work, host, before, token, known=known)
     return StepOutcome(step.host, "reverted", f"back to {before['build']}", verify(work, host, before, token))
+
+
+def mend(work: Work, step: StepView) -> StepOutcome:
+    """See that a host runs what it should, and make it so again where it was lost; what cost too much stays ended."""
+    owner = _owner(work, step)
+    if owner is None or owner.rollout_id != work.rollout_id:
+        return StepOutcome(step.host, step.state, step.detail)  # a later rollout took its place
+    if step.state == "applying":  # interrupted: its order goes to its end
+        return apply(work, step)
+    spec, host = work.specs[step.host], work.host(step.host)
+    good = "healthy" if step.state == "drifted" else step.state
+    with work.connect(host) as executor:
+        status = executor.status(spec["program"])
+        same_kernel(spec, status)
+        seen = observe(status, spec["program"])
+        if seen.runs(spec["build"], owner.token):
+            return StepOutcome(step.host, good)
+        if seen.state == "tripped":
+            return StepOutcome(step.host, "failed", f"tripped: {seen.reason or ''}", forget_token=True)
+        if seen.token is not None and seen.token > owner.token:
+            return StepOutcome(step.host, "drifted", "somebody else gave this host a later order")
+        executor.stage(spec)
+    lost = f"it was {seen.state}: {seen.reason or 'it does not run'}"
+    work.finish([StepOutcome(step.host, "drifted", lost, forget_token=True)])  # the host has ended that order
+    token = work.begin(step.host, among=("drifted",))
+    answer = make_so(work, host, spec, token, known=True)
+    work.finish([StepOutcome(step.host, "attached", document=answer)])
+    return StepOutcome(step.host, good, "applied again", verify(work, host, spec, token))
+
+
+def _owner(work: Work, step: StepView) -> AssignmentView | None:
+    """What the record wants on this host of this program."""
+    return next(iter(work.record.assignments(host=step.host, program=work.plan.program)), None)
 
 
 def _spec_before(work: Work, step: StepView) -> Spec | None:
@@ -148,12 +190,13 @@ def verify(work: Work, host: Host, spec: Spec, token: int) -> Mapping[str, Any]:
 
 Act = Callable[[Work, StepView], StepOutcome]
 
-# phase → which steps it takes up, what is done to each, what silence makes of it, what a fault makes of it
+# phase → which steps it takes up, what is done to each, what silence makes of it (empty: nothing), what a fault does
 ACTS: dict[str, tuple[tuple[str, ...], Act, str, str]] = {
     "probe": (("pending",), probe, "unreachable", "failed"),
     "stage": (("probed",), stage, "unreachable", "failed"),
     "check": (("staged",), check, "unreachable", "failed"),
     "apply": (("checked", "applying", "attached"), apply, "unreachable", "failed"),
-    "revert": (("attached", "verified", "healthy", "applying", "failed", "unreachable", "reverting", "revert-pending",
-                "revert-failed"), revert, "revert-pending", "revert-failed"),
-}  # fmt: skip
+    "revert": (UNDONE_STEPS, revert, "revert-pending", "revert-failed"),
+    "undo": (LEFT_STEPS, revert, "revert-pending", "revert-failed"),
+    "mend": ((*LIVE_STEPS, "drifted", "applying"), mend, "", "drifted"),
+}

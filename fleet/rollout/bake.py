@@ -5,6 +5,7 @@ The host's own watchdog stops what costs too much; here that is only noticed. Si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,7 +16,7 @@ from btf.fault import Fault
 from fleet.record.views import SampleView, StepOutcome, StepView
 from fleet.rollout.ask import ask_after, asked_enough, controls
 from fleet.rollout.gate import judge_wave
-from fleet.rollout.states import LIVE_STEPS
+from fleet.rollout.states import LIVE_STEPS, OUT_STEPS
 from fleet.rollout.watch import lease_due, measured_at, missing_sample, sample_of
 from fleet.rollout.work import Work
 from inventory.connect.errors import Refused, Unreachable
@@ -34,7 +35,8 @@ def watch_over(work: Work, wave: int, *, hold: bool) -> dict[str, Any]:
     due = work.clock.now()
     failed = work.failed(wave)
     while True:
-        tripped = [step for number in sorted({0, wave}) if number >= 0 for step in look(work, number)]
+        waves = range(wave + 1) if hold else sorted({0, wave})  # who holds, holds all that runs
+        tripped = [sample for number in waves if number >= 0 for sample in look(work, number)]
         look_at_controls(work, wave)
         over = not hold and (bool(tripped) or work.failed(wave) > failed)  # in another zone
         if policy is not None and not over and work.clock.now() >= due:
@@ -56,7 +58,14 @@ def look(work: Work, wave: int) -> list[SampleView]:
     for sample in tripped:
         reason = str(sample.document.get("reason") or "the host's watchdog stopped it")
         work.finish([StepOutcome(sample.host, "failed", f"tripped: {reason}", forget_token=True)])
-    return tripped
+    judged = {s.host for s in _judged(work, live)}
+    return [s for s in tripped if s.host in judged]
+
+
+def _judged(work: Work, steps: Sequence[StepView]) -> Sequence[StepView]:
+    """Return the steps that a gate still has to judge: not those of kernels that halted alone."""
+    alone = set(work.record.rollout(work.rollout_id).held)
+    return [s for s in steps if (s.kernel_id, s.variant) not in alone]
 
 
 def look_at_controls(work: Work, wave: int) -> None:
@@ -100,7 +109,7 @@ def _baked(work: Work, wave: int) -> bool:
     if baked < view.bake_s:
         return False
     counts = work.record.sample_counts(work.rollout_id, wave, since=view.baking_since or 0.0)
-    live = work.steps(wave, LIVE_STEPS)
+    live = _judged(work, work.steps(wave, LIVE_STEPS))
     wanted = work.plan.settings.samples
     enough = all(counts.get(s.host, {}).get("ok", 0) >= wanted for s in live if not _silent(counts.get(s.host, {})))
     policy = work.plan.settings.service
@@ -147,11 +156,11 @@ def _renew(work: Work, step: StepView, executor: Any, status: Any) -> None:
 
 def judge(work: Work, wave: int) -> dict[str, Any]:
     """Ask the gate about *wave*; returns its verdict as a document."""
-    steps = [s for s in work.record.steps(work.rollout_id, wave=wave) if s.state != "skipped"]
+    steps = [s for s in _judged(work, work.record.steps(work.rollout_id, wave=wave)) if s.state not in OUT_STEPS]
     since = work.record.rollout(work.rollout_id).waves[wave].baking_since
     samples = work.record.samples(work.rollout_id, wave=wave, since=since, limit=1_000_000)
     if not steps:
-        return {"answer": "pass", "reason": "every host of the wave was skipped", "checks": [], "failed_kernels": []}
+        return {"answer": "pass", "reason": "no host of the wave is left to judge", "checks": [], "failed_kernels": []}
     budget = next(iter(work.specs.values()))["budget"]
     service = [
         *work.record.service_samples(work.rollout_id, wave, moment="before"),

@@ -27,7 +27,7 @@ from fleet.rollout.legs import UNDER_WAY, Interrupted, Legs, ProtocolDiffers
 from fleet.rollout.plan import read_plan
 from fleet.rollout.presence import Presence, Stop
 from fleet.rollout.slices import patiently, perform
-from fleet.rollout.states import ROLLING_BACK, STATES
+from fleet.rollout.states import ROLLING_BACK, exit_of
 from fleet.rollout.work import Work
 
 __all__ = ["Engine", "Interrupted", "ProtocolDiffers", "exit_of", "run_rollout"]
@@ -234,8 +234,3 @@ def run_rollout(
             takeover_s=takeover_s,
         ) as engine:  # fmt: skip
             return engine.lead(rollout_id, on_event=on_event, hold=hold, adopt=adopt)
-
-
-def exit_of(state: str) -> int:
-    """Return the command's exit code for a rollout that stopped in *state*."""
-    return STATES[state]

@@ -1,4 +1,7 @@
-"""Rollback: a workflow of its own, without a gate, widest wave first; hosts that are away stay pending."""
+"""Undoing, without a gate, widest wave first; hosts that are away stay pending until they are seen again.
+
+Of the whole rollout it is a workflow of its own; of a part, and of what was left pending, a duty beside the waves.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,42 @@ from fleet.record import Record
 from fleet.record.views import RolloutView
 from fleet.rollout.answers import answer_requests
 from fleet.rollout.journal import Document, Journal
+from fleet.rollout.phases import end_undoing
 from fleet.rollout.slices import merged
-from fleet.rollout.states import ROLLBACK_INCOMPLETE, ROLLED_BACK, ROLLING_BACK
+from fleet.rollout.states import ROLLING_BACK
 from fleet.rollout.work import Work
+
+# What is done to hosts of every wave, one after the other: to undo what is marked so; to see each host again.
+_DUTIES = {"undo": ("undo",), "reconcile": ("undo", "mend")}
 
 
 def roll_back(journal: Journal, work: Work) -> Document:
     """Undo on every host that was touched, widest wave first; hosts that are away stay pending."""
-    order = journal.commit("order", lambda record: {"waves": widest_first(record.rollout(work.rollout_id))})
-    for number in order["waves"]:
-        if merged(journal.fan(work, "revert", number))["cut"]:
-            return {"state": ROLLING_BACK}
+    if _everywhere(journal, work, "revert")["cut"]:
+        return {"state": ROLLING_BACK}
     return journal.commit("end", lambda record: end_rollback(record, work))
+
+
+def do_duty(journal: Journal, work: Work, duty: str) -> Document:
+    """Do *duty* on hosts of every wave; says how many each part of it looked at."""
+    counts = []
+    for phase in _DUTIES[duty]:
+        outcome = _everywhere(journal, work, phase)
+        if outcome["cut"]:
+            return outcome
+        counts.append(f"{phase}: {outcome['hosts']} hosts")
+    return {"cut": "", "detail": ", ".join(counts)}
+
+
+def _everywhere(journal: Journal, work: Work, phase: str) -> Document:
+    order = journal.commit("order", lambda record: {"waves": widest_first(record.rollout(work.rollout_id))})
+    hosts = 0
+    for number in order["waves"]:
+        outcome = merged(journal.fan(work, phase, number))
+        hosts += outcome["hosts"]
+        if outcome["cut"]:
+            return outcome
+    return {"cut": "", "hosts": hosts}
 
 
 def widest_first(view: RolloutView) -> list[int]:
@@ -27,10 +54,5 @@ def widest_first(view: RolloutView) -> list[int]:
 
 def end_rollback(record: Record, work: Work) -> Document:
     """Say how the rollback ended, naming the hosts where it did not."""
-    left = record.steps(work.rollout_id, states=("revert-pending", "revert-failed", "reverting"))
     answer_requests(record, work)
-    state = ROLLBACK_INCOMPLETE if left else ROLLED_BACK
-    names = ", ".join(s.host for s in left[:20]) + (f" and {len(left) - 20} more" if len(left) > 20 else "")
-    reason = f"pending-reverts: {names}" if left else None
-    record.set_rollout_state(work.rollout_id, state, verb="rollback-end", reason=reason, ended_at=work.clock.now())
-    return {"state": state}
+    return {"state": end_undoing(record, work.rollout_id)}

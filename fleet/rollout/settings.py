@@ -106,15 +106,18 @@ class WaveSettings:
     waves: tuple[WaveStep, ...] = STEPS
     canary_bake_s: float = 600.0
     bake_s: float = 300.0
-    deadline_s: float = 600.0  # for one host, from its first touch
+    deadline_s: float = 600.0  # for one host in one phase; then it counts as silent
+    progress_s: float = 900.0  # when no host of a wave gets any further for so long, it pauses
+    tries: int = 3  # how often a silent host is tried in one phase before it counts as unreachable
     parallel: int = 25
     control_hosts: int = 1  # per kernel build and variant; 0: none
     exclude: str = ""  # a selector: these hosts are left out
     include_unchanged: bool = False  # also hosts that run exactly this already
     window: str = ""  # when a wave or a host may be begun, as fleet.rollout.windows reads it; empty: at any time
     approval: bool = False  # a person approves the plan before it starts
+    second_person: bool = False  # another one than who started it
     on_fail: Literal["halt", "rollback", "freeze"] = "halt"  # what a failed gate leads to
-    kernel_halts_alone: bool = False  # a kernel build that fails its gate halts alone, the others go on
+    kernel_halts_alone: bool = True  # a kernel build that fails halts alone, the others go on (fleet.rollout.alone)
     join: bool = True  # hosts that come later join the last wave
     try_unknown: bool = False  # may one canary per kernel build and variant try where evidence is missing?
     failed_percent: float = 2.0
@@ -144,8 +147,10 @@ class WaveSettings:
             raise SettingsWrong("a time, percentage or cap is negative")
         if self.control_hosts < 0:
             raise SettingsWrong("a number of control hosts is negative")
-        if self.deadline_s <= 0 or self.sample_errors < 0:
-            raise SettingsWrong("the deadline must be positive and sample_errors not negative")
+        if min(self.deadline_s, self.progress_s) <= 0 or self.sample_errors < 0:
+            raise SettingsWrong("deadlines must be positive and sample_errors not negative")
+        if self.tries < 1:
+            raise SettingsWrong("a host must be tried at least once")
         parse_windows(self.window)
         parse_selector(self.exclude)
 

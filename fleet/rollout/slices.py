@@ -16,7 +16,7 @@ from fleet.rollout.work import Work
 T = TypeVar("T")
 
 # What cut a piece short, what counts most first: hosts that were left undone are come back to.
-_CUTS = ("stopped", "asked", "window", "failures")
+_CUTS = ("stopped", "asked", "window", "deadline", "failures")
 TRIES = 6  # of a piece, while the record is busy or away
 _PAUSE_S = 1.0
 

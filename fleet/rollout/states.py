@@ -1,7 +1,7 @@
-"""The words of a rollout and which of them may follow which. Values only; nothing here decides or acts.
+"""The words of a rollout, of its waves' reasons to stop, and of its hosts. Values only; nothing here decides or acts.
 
-PLANNED → RUNNING ⇄ BAKING → … → COMPLETED
-RUNNING, BAKING → PAUSED(reason) | HALTED(reason); both have exits: resume, promote, retry, rollback, abort
+PLANNED → (WAITING_APPROVAL →) RUNNING ⇄ BAKING → … → COMPLETED
+RUNNING, BAKING → PAUSED(reason) | HALTED(reason) | FROZEN(reason); what leads out is in the tables
 anything that touched a host → ROLLING_BACK → ROLLED_BACK | ROLLBACK_INCOMPLETE(hosts) → rollback again
 """
 
@@ -12,55 +12,163 @@ from dataclasses import dataclass
 from btf.fault import EXIT_INTERRUPTED, EXIT_ROLLOUT_FAILED, EXIT_WAITS
 
 PLANNED = "PLANNED"
+WAITING_APPROVAL = "WAITING_APPROVAL"
 RUNNING = "RUNNING"
 BAKING = "BAKING"
 PAUSED = "PAUSED"
 HALTED = "HALTED"
+FROZEN = "FROZEN"
 COMPLETED = "COMPLETED"
 ABORTED = "ABORTED"
 ROLLING_BACK = "ROLLING_BACK"
 ROLLED_BACK = "ROLLED_BACK"
 ROLLBACK_INCOMPLETE = "ROLLBACK_INCOMPLETE"
 
-# What the command's exit code is when a rollout stops in this state. Stopped while active means interrupted.
-STATES: dict[str, int] = {
-    PLANNED: EXIT_INTERRUPTED,
-    RUNNING: EXIT_INTERRUPTED,
-    BAKING: EXIT_INTERRUPTED,
-    PAUSED: EXIT_WAITS,
-    HALTED: EXIT_ROLLOUT_FAILED,
-    COMPLETED: 0,
-    ABORTED: EXIT_ROLLOUT_FAILED,
-    ROLLING_BACK: EXIT_INTERRUPTED,
-    ROLLED_BACK: 0,
-    ROLLBACK_INCOMPLETE: EXIT_ROLLOUT_FAILED,
-}
 
-PHASES = ("probe", "stage", "check", "apply", "bake", "gate")  # of one wave, in order
+@dataclass(frozen=True, slots=True)
+class State:
+    """One state of a rollout: the command's exit code when it stops there, and where a controller alone takes it.
+
+    ``ends``: nothing is left to do, though a person may still ask. What persons lead it to are the rows of ``verbs``.
+    """
+
+    name: str
+    exit: int
+    meaning: str
+    alone: tuple[str, ...] = ()
+    ends: bool = False
+
+
+STATE_ROWS: dict[str, State] = {
+    row.name: row
+    for row in (
+        State(PLANNED, EXIT_INTERRUPTED, "made, nothing touched yet", (WAITING_APPROVAL, RUNNING)),
+        State(WAITING_APPROVAL, EXIT_WAITS, "a person has to approve it before it starts"),
+        State(RUNNING, EXIT_INTERRUPTED, "a wave is being carried to its hosts",
+              (BAKING, PAUSED, HALTED, FROZEN, ROLLING_BACK, COMPLETED)),
+        State(BAKING, EXIT_INTERRUPTED, "a wave runs and is watched before the next one begins",
+              (RUNNING, PAUSED, HALTED, FROZEN, ROLLING_BACK, COMPLETED)),
+        State(PAUSED, EXIT_WAITS, "no new step; what runs is watched on"),
+        State(HALTED, EXIT_ROLLOUT_FAILED, "something failed or a person stopped it; hosts stay as they are"),
+        State(FROZEN, EXIT_WAITS, "hosts stay exactly as they are: no step, no undoing; watched, and leases renewed"),
+        State(COMPLETED, 0, "every wave passed", ends=True),
+        State(ABORTED, EXIT_ROLLOUT_FAILED, "given up; what was done was left as it was", ends=True),
+        State(ROLLING_BACK, EXIT_INTERRUPTED, "being undone, widest wave first", (ROLLED_BACK, ROLLBACK_INCOMPLETE)),
+        State(ROLLED_BACK, 0, "undone on every host it touched", ends=True),
+        State(ROLLBACK_INCOMPLETE, EXIT_ROLLOUT_FAILED, "undone but on the hosts it names", (ROLLING_BACK,)),
+    )
+}  # fmt: skip
+
+# What the command's exit code is when a rollout stops in this state. Stopped while active means interrupted.
+STATES: dict[str, int] = {name: row.exit for name, row in STATE_ROWS.items()}
+ACTIVE = (RUNNING, BAKING)
+WAITING = (WAITING_APPROVAL, PAUSED, HALTED, FROZEN, ROLLBACK_INCOMPLETE)  # no controller leaves them by itself
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
-    """What a person may ask, and in which states; asked in another, it is answered and changes nothing."""
+class Reason:
+    """Why a rollout stands where it stands: a stable code, what it means, what gets it out (``{id}``: the rollout)."""
+
+    code: str
+    states: tuple[str, ...]
+    meaning: str
+    out: str
+
+
+REASONS: dict[str, Reason] = {
+    row.code: row
+    for row in (
+        Reason("approval", (WAITING_APPROVAL,), "the plan asks for a person's approval",
+               "`rollout approve {id}` or `rollout deny {id}`"),
+        Reason("denied", (ABORTED,), "a person did not approve it", "a new plan"),
+        Reason("asked", (PAUSED, HALTED, FROZEN, ABORTED, ROLLING_BACK), "a person asked for it",
+               "`rollout resume {id}` or `rollout rollback {id}`"),
+        Reason("gate-failed", (HALTED, FROZEN, ROLLING_BACK), "a wave failed its gate",
+               "`rollout retry {id}`, `rollout promote {id}` past it, or `rollout rollback {id}`"),
+        Reason("gate-inconclusive", (PAUSED,), "a gate could not tell: too few samples, or hosts without signal",
+               "`rollout resume {id}` looks anew, `rollout retry {id}` tries silent hosts, or `rollout promote {id}`"),
+        Reason("gate-error", (PAUSED,), "a gate could not measure",
+               "mend what its check names, then `rollout resume {id}`; or `rollout promote {id}`"),
+        Reason("canary-tripped", (HALTED, FROZEN, ROLLING_BACK), "the watchdog of an earlier canary stopped it",
+               "`rollout retry {id}`, `rollout promote {id}` or `rollout rollback {id}`"),
+        Reason("progress-deadline", (PAUSED,), "no host of the wave got any further for too long",
+               "`rollout resume {id}` goes on where each host is, `rollout rollback {id}` undoes"),
+        Reason("window", (PAUSED,), "the policy's window is closed",
+               "its opening, while somebody drives it: `rollout go {id}`"),
+        Reason("in-part", (HALTED,), "later waves were rolled back",
+               "`rollout resume {id}` does these waves anew, `rollout rollback {id}` undoes the others too"),
+        Reason("held", (COMPLETED,), "kernel builds halted alone, the others are done",
+               "`rollout retry {id} --kernel KERNEL` or `rollout rollback {id} --kernel KERNEL`"),
+        Reason("pending-reverts", (ROLLBACK_INCOMPLETE, COMPLETED), "hosts that were away have something to undo",
+               "`rollout go {id}` or `rollout reconcile {id}`, when they are back"),
+    )
+}  # fmt: skip
+
+
+def because(code: str, detail: str) -> str:
+    """Return a reason as it is kept: ``code: detail``; *code* is one of ``REASONS``."""
+    return f"{REASONS[code].code}: {detail}"
+
+
+def goes_on_by(rollout_id: str, reason: str | None) -> str:
+    """Say what gets a rollout out of where *reason* holds it; empty when it needs nothing."""
+    row = REASONS.get((reason or "").partition(":")[0])
+    return f"goes on by: {row.out.format(id=rollout_id)}" if row else ""
+
+
+def exit_of(state: str, reason: str | None = None) -> int:
+    """Return the command's exit code for a rollout that stopped in *state*; an end with a reason waits for a person."""
+    return STATES[state] or (EXIT_WAITS if reason else 0)
+
+
+PHASES = ("probe", "stage", "check", "apply", "bake", "gate")  # of one wave, in order
+DUTIES = ("undo", "reconcile")  # what is done apart from waves: pending reverts; and looking at every host again
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """One state of a host's step and which ones follow it."""
 
     name: str
-    states: tuple[str, ...]
+    meaning: str
+    then: tuple[str, ...]
 
 
-VERBS: dict[str, Verb] = {
-    verb.name: verb
-    for verb in (
-        Verb("start", (PLANNED,)),
-        Verb("pause", (RUNNING, BAKING, PAUSED)),  # PAUSED: one that waits for its window goes on by itself
-        Verb("resume", (PAUSED, HALTED)),
-        Verb("promote", (BAKING, PAUSED, HALTED)),
-        Verb("halt", (PLANNED, RUNNING, BAKING, PAUSED)),
-        Verb("retry", (PAUSED, HALTED, COMPLETED)),
-        Verb("rollback", (RUNNING, BAKING, PAUSED, HALTED, COMPLETED, ABORTED, ROLLBACK_INCOMPLETE)),
-        Verb("abort", (PLANNED, PAUSED, HALTED)),
+_TOUCHED = ("reverting", "revert-pending")
+STEP_ROWS: dict[str, StepState] = {
+    row.name: row
+    for row in (
+        StepState("pending", "its turn is to come", ("probed", "skipped", "unreachable", "failed", "held")),
+        StepState("probed", "still the host that was planned",
+                  ("staged", "unreachable", "failed", "held", "pending", "skipped")),
+        StepState("staged", "the artefacts are there",
+                  ("checked", "unreachable", "failed", "held", "pending", "skipped")),
+        StepState("checked", "loaded without attaching",
+                  ("applying", "unreachable", "failed", "held", "pending", "skipped")),
+        StepState("applying", "its token is out; the outcome is not known yet",
+                  ("attached", "unreachable", "failed", *_TOUCHED)),
+        StepState("attached", "the host says that it runs",
+                  ("verified", "healthy", "failed", "unreachable", "drifted", *_TOUCHED)),
+        StepState("verified", "seen running over a new connection", ("healthy", "failed", "drifted", *_TOUCHED)),
+        StepState("healthy", "its wave passed", ("failed", "drifted", *_TOUCHED)),
+        StepState("drifted", "runs something else, or nothing, since", ("attached", "failed", "pending", *_TOUCHED)),
+        StepState("held", "its kernel build was halted alone", ("pending", "skipped")),
+        StepState("skipped", "left out", ("pending",)),
+        StepState("unreachable", "silent: neither done nor failed", ("pending", *_TOUCHED)),
+        StepState("failed", "did not get there, or ended", ("pending", *_TOUCHED)),
+        StepState("reverting", "being undone; the outcome is not known yet",
+                  ("reverted", "revert-pending", "revert-failed")),
+        StepState("reverted", "undone", ("pending",)),
+        StepState("revert-pending", "to be undone when the host is seen", ("reverting",)),
+        StepState("revert-failed", "could not be undone", ("reverting", "revert-pending")),
     )
-}
+}  # fmt: skip
 
 # Host steps. Those that may have left something on the host are the ones with a token (StepRow.token).
 LIVE_STEPS = ("attached", "verified", "healthy")
 RETRIED_STEPS = ("failed", "unreachable")
+WAITING_STEPS = ("pending", "probed", "staged", "checked")  # nothing of it was attached
+NAMED_STEPS = (*RETRIED_STEPS, "held", "reverted", "drifted", "skipped")  # tried again where a person names them
+LEFT_STEPS = ("revert-pending", "reverting", "revert-failed")  # of an undoing that is not through
+UNDONE_STEPS = (*LIVE_STEPS, "applying", "failed", "unreachable", "drifted", *LEFT_STEPS)  # may have something to undo
+OUT_STEPS = ("skipped", "held", "reverted", *LEFT_STEPS)  # no longer of their wave: a gate does not count them

@@ -1,78 +1,175 @@
 """Carrying one phase of a wave to its hosts, many at a time. Decides nothing about the rollout.
 
 Every host's progress is a row (``StepRow``), so a phase begun again after a crash goes on where each host was. What is
-done to one host is ``acts``. Silence is *unreachable*: neither success nor failure.
+done to one host is ``acts``. Silence is *unreachable*: neither success nor failure. It is tried again a few times; and
+a host that hangs is given up after its deadline, so that no phase lasts for ever.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import Any
 
 from btf.fault import Fault
 from fleet.record.errors import RecordFault
 from fleet.record.views import StepOutcome, StepView
-from fleet.rollout.acts import ACTS, Act, HostChanged, StepFailed
+from fleet.rollout.acts import ACTS, HostChanged, StepFailed
 from fleet.rollout.execute import AgentRefused
 from fleet.rollout.hours import closed
+from fleet.rollout.states import PHASES
 from fleet.rollout.work import Work
 from inventory.connect.errors import Refused, Unreachable
+
+TICK_S = 1.0  # how often hanging hosts are looked for
+TRY_PAUSE_S = 2.0  # before silent hosts are tried again
+
+
+class HostHangs(Fault):
+    """A host was given up: what was begun there did not end in time, and its outcome is unknown."""
+
+    code = "COR-ROL-031"
+    remedy = "`rollout retry` asks the host what came of it; the policy's deadline_s is how long one may take."
+
+
+@dataclass
+class _Run:
+    """One phase of one wave, under way. ``silent``: hosts that did not answer yet and are to be tried again."""
+
+    work: Work
+    wave: int
+    phase: str
+    tolerated: int = 0
+    failed: int = 0
+    moved_at: float = 0.0  # when a host got further, last
+    cut: str = ""
+    silent: list[StepOutcome] = field(default_factory=list)
+
+    def why(self) -> str:
+        """Why no further host is begun now; empty when it is."""
+        if self.phase == "apply" and self.failed > self.tolerated:
+            return "failures"
+        if self.work.stop.is_set():
+            return "stopped"
+        if closed(self.work, self.wave, self.phase):
+            return "window"
+        if self.phase in PHASES and self.work.clock.now() - self.moved_at > self.work.plan.settings.progress_s:
+            return "deadline"
+        return ""
+
+    def take(self, outcomes: Iterable[tuple[StepOutcome, bool]]) -> None:
+        """Note what came of some hosts; silence only when it is no longer tried."""
+        heard = [outcome for outcome, silent in outcomes if not silent]
+        self.silent += [outcome for outcome, silent in outcomes if silent]
+        self.work.finish(heard)
+        if self.phase == "apply":
+            self.failed = self.work.failed(self.wave)  # of other zones, too
+        if heard:
+            self.moved_at = self.work.clock.now()
+        self.cut = self.why() or ("asked" if self.phase != "revert" and self.work.watching() else "")
 
 
 def carry(work: Work, wave: int, phase: str) -> dict[str, Any]:
     """Do *phase* on every host of *wave* that waits for it; returns counts, and whether it was cut short.
 
-    No new host is begun once more hosts failed than the plan tolerates, when a person asked for something, or on stop.
+    No new host is begun once more hosts failed than the plan tolerates, when nobody gets any further, when a person
+    asked for something, or on stop.
     """
-    states, act, silent, faulty = ACTS[phase]
-    settings = work.plan.settings
-    view = work.record.rollout(work.rollout_id).waves[wave]
-    waiting = work.steps(wave, states)
+    run = _Run(work, wave, phase, *_tolerance(work, wave), moved_at=work.clock.now())
+    waiting = due(work, wave, phase)
+    hosts, left = len(waiting), False
+    for attempt in range(work.plan.settings.tries):
+        if attempt:
+            work.clock.wait(work.stop, TRY_PAUSE_S * attempt)
+            names = {outcome.host for outcome in run.silent}
+            waiting = [step for step in due(work, wave, phase) if step.host in names]
+        run.silent = []
+        rest = iter(waiting)
+        _pass(run, rest)
+        left = next(rest, None) is not None
+        if run.cut or not run.silent:
+            break
+    if run.cut in ("", "failures"):
+        work.finish(run.silent)
+    else:
+        left = left or bool(run.silent)
+    return {"phase": phase, "hosts": hosts, "cut": run.cut if run.cut == "failures" or left else ""}
+
+
+def due(work: Work, wave: int, phase: str) -> list[StepView]:
+    """Return the steps of *wave* that *phase* takes up."""
+    waiting = work.steps(wave, ACTS[phase][0])
     if phase == "revert":
         waiting = [s for s in waiting if s.attempts]  # the others were never touched
-    tolerated = (
-        0 if wave == 0 else min(int(sum(view.steps.values()) * settings.failed_percent / 100), settings.failed_cap)
-    )
-    failed = view.steps.get("failed", 0)
-    left, flying = iter(waiting), set[Future[StepOutcome]]()
+    return waiting
 
-    def why() -> str:
-        """Why no further host is begun now; empty when it is."""
-        if phase == "apply" and failed > tolerated:
-            return "failures"
-        if work.stop.is_set():
-            return "stopped"
-        return "window" if closed(work, wave, phase) else ""
 
-    cut = why()
-    with ThreadPoolExecutor(settings.parallel, thread_name_prefix="step") as pool:
-        while not cut or flying:
-            begun = [] if cut else list(itertools.islice(left, settings.parallel - len(flying)))
-            flying |= {pool.submit(_one, work, step, act, silent, faulty) for step in begun}
+def _tolerance(work: Work, wave: int) -> tuple[int, int]:
+    """How many hosts of *wave* may fail, and how many have, in whatever zone."""
+    settings, view = work.plan.settings, work.record.rollout(work.rollout_id)
+    hosts = sum(view.waves[wave].steps.values())
+    may_fail = 0 if wave == 0 else min(int(hosts * settings.failed_percent / 100), settings.failed_cap)
+    return may_fail, work.failed(wave)
+
+
+def _pass(run: _Run, left: Iterator[StepView]) -> None:
+    """Go over hosts once, as many at a time as the plan says; a host that hangs no longer counts among them."""
+    settings, clock = run.work.plan.settings, run.work.clock
+    flying: dict[Future[tuple[StepOutcome, bool]], tuple[StepView, float]] = {}
+    pool = ThreadPoolExecutor(settings.parallel, thread_name_prefix="step")
+    hang = False
+    run.cut = run.why()
+    try:
+        while not run.cut or flying:
+            begun = [] if run.cut else list(itertools.islice(left, settings.parallel - len(flying)))
+            flying |= {pool.submit(_one, run.work, step, run.phase): (step, clock.now()) for step in begun}
             if not flying:
                 break
-            done, flying = wait(flying, return_when=FIRST_COMPLETED)
+            done, _ = wait(flying, TICK_S, FIRST_COMPLETED)
+            now = clock.now()
+            late = [f for f, (_, since) in flying.items() if f not in done and now - since > settings.deadline_s]
             outcomes = [future.result() for future in done]
-            work.finish(outcomes)
-            failed = work.failed(wave)  # of other zones, too
-            cut = why() or ("asked" if phase != "revert" and work.watching() else "")
-    return {"phase": phase, "hosts": len(waiting), "cut": cut if cut == "failures" or next(left, None) else ""}
+            for future in late:
+                step, _ = flying[future]
+                run.work.finish([_given_up(run, step)])
+            if late:  # their threads are lost to this pool
+                hang = True
+                pool.shutdown(wait=False)
+                pool = ThreadPoolExecutor(settings.parallel, thread_name_prefix="step")
+            for future in (*done, *late):
+                del flying[future]
+            run.take(outcomes)
+    finally:
+        pool.shutdown(wait=not hang, cancel_futures=True)
 
 
-def _one(work: Work, step: StepView, act: Act, silent: str, faulty: str) -> StepOutcome:
-    """Do one host, and return where it got to."""
+def _given_up(run: _Run, step: StepView) -> StepOutcome:
+    fault = HostHangs(f"no end within {run.work.plan.settings.deadline_s:g} s")
+    return _silence(run.work, step, run.phase, fault)
+
+
+def _silence(work: Work, step: StepView, phase: str, fault: Fault) -> StepOutcome:
+    """What silence makes of a step; where a phase makes nothing of it, it stays as far as it is by now."""
+    state = ACTS[phase][2] or work.record.step(work.rollout_id, step.host).state
+    return StepOutcome(step.host, state, str(fault))
+
+
+def _one(work: Work, step: StepView, phase: str) -> tuple[StepOutcome, bool]:
+    """Do one host; return where it got to, and whether that is silence."""
+    _, act, _, faulty = ACTS[phase]
     try:
-        return act(work, step)
+        return act(work, step), False
     except RecordFault:
         raise  # not the host's fault: the work stops here and goes on when the record is well again
     except HostChanged as fault:
-        return StepOutcome(step.host, "skipped", str(fault))
+        return StepOutcome(step.host, "skipped" if phase in PHASES else faulty, str(fault)), False
     except (Unreachable, Refused) as fault:
-        return StepOutcome(step.host, silent, str(fault))
+        return _silence(work, step, phase, fault), True
     except AgentRefused as fault:
-        return StepOutcome(step.host, faulty, str(fault), dict(fault.document), forget_token=True)
+        return StepOutcome(step.host, faulty, str(fault), dict(fault.document), forget_token=True), False
     except Fault as fault:
-        return StepOutcome(step.host, faulty, str(fault), forget_token=isinstance(fault, StepFailed))
+        return StepOutcome(step.host, faulty, str(fault), forget_token=isinstance(fault, StepFailed)), False
     except Exception as error:  # a bug met on one host must not hold the others
-        return StepOutcome(step.host, faulty, f"COR-ROL-099: unexpected {type(error).__name__}: {error}")
+        return StepOutcome(step.host, faulty, f"COR-ROL-099: unexpected {type(error).__name__}: {error}"), False

@@ -65,12 +65,17 @@ class Work:
 
     def failed(self, wave: int) -> int:
         """Return how many hosts of *wave* failed, in whatever zone."""
+        if held := self.record.rollout(self.rollout_id).held:  # kernels that halted alone are not of it
+            failed = self.record.steps(self.rollout_id, wave=wave, states=("failed",))
+            return sum((s.kernel_id, s.variant) not in held for s in failed)
         return self.record.steps_in(self.rollout_id, wave, "failed")
 
-    def begin(self, host: str, *, revert: bool = False) -> int:
-        """Write that *host* is about to be touched; returns its fencing token."""
+    def begin(self, host: str, *, revert: bool = False, among: tuple[str, ...] | None = None) -> int:
+        """Write that *host* is about to be touched, if its step is *among* these; returns its fencing token."""
         leader = self.controller if self.claim is None else None
-        return self.record.begin_step(self.rollout_id, host, controller=leader, claim=self.claim, revert=revert)
+        return self.record.begin_step(
+            self.rollout_id, host, controller=leader, claim=self.claim, revert=revert, among=among
+        )
 
     def finish(self, outcomes: Iterable[StepOutcome]) -> None:
         """Write where hosts got to."""

@@ -8,12 +8,14 @@ Every decision is one transaction (state, audit and the engine's journal commit 
 from __future__ import annotations
 
 from fleet.record import Record
+from fleet.record.views import RolloutView
 from fleet.rollout import hours
 from fleet.rollout.answers import answer_requests
 from fleet.rollout.journal import Document, Journal
-from fleet.rollout.phases import AFTER, next_wave
+from fleet.rollout.phases import AFTER, end_duty, next_wave, wait_for_approval
+from fleet.rollout.rollback import do_duty
 from fleet.rollout.slices import merged, perform
-from fleet.rollout.states import BAKING, PAUSED, PLANNED, RUNNING
+from fleet.rollout.states import ACTIVE, DUTIES, FROZEN, PAUSED, PLANNED, ROLLBACK_INCOMPLETE, ROLLING_BACK, RUNNING
 from fleet.rollout.work import Work
 
 
@@ -29,6 +31,8 @@ def drive(journal: Journal, work: Work) -> Document:
 
 def _do(journal: Journal, work: Work, phase: str, wave: int) -> Document:
     """Do *phase*: what is done to hosts zone by zone, wherever each is served; what is judged, once and here."""
+    if phase in DUTIES:
+        return do_duty(journal, work, phase)
     if phase == "gate":
         return journal.perform(phase, lambda: perform(work, phase, wave))
     return merged(journal.fan(work, phase, wave))
@@ -36,19 +40,38 @@ def _do(journal: Journal, work: Work, phase: str, wave: int) -> Document:
 
 def enter(record: Record, work: Work) -> Document:
     """Begin a leg: take what was asked for meanwhile, and find where to go on."""
-    answer_requests(record, work)
     view = record.rollout(work.rollout_id)
+    settings = work.plan.settings
+    if view.state == PLANNED and settings.approval and view.approved_by is None:
+        wait_for_approval(record, view)
+    asked = record.requests(view.id, waiting=True)
+    answer_requests(record, work)
+    view = record.rollout(view.id)
     if view.state == PLANNED:
         record.set_rollout_state(view.id, RUNNING, verb="start", actor=view.actor)
         next_wave(record, view)
+    elif not asked and view.duty is None and record.pending_reverts(view.id):
+        _take_up(record, view)
     return _where(record, work)
 
 
+def _take_up(record: Record, view: RolloutView) -> None:
+    """Undo what waits for hosts that may be back, as nothing else was asked for."""
+    if view.state == ROLLBACK_INCOMPLETE:
+        record.set_rollout_state(view.id, ROLLING_BACK, verb="rollback", reason=view.reason)
+    elif view.state not in (FROZEN, ROLLING_BACK):
+        record.note_rollout(view.id, verb="undo", detail="hosts that were away", duty="undo")
+
+
 def advance(record: Record, work: Work, number: int, phase: str, outcome: Document) -> Document:
-    """Take in what *phase* gave, then what persons asked for, and say what comes next."""
+    """Take in what *phase* gave, and what persons asked for, and say what comes next."""
+    answer_requests(record, work, crossing=True)
     view = record.rollout(work.rollout_id)
-    if phase in AFTER and view.state in (RUNNING, BAKING) and not _cut(outcome):
-        AFTER[phase](record, view, work, number, outcome)
+    if not _cut(outcome):
+        if phase in DUTIES and view.duty == phase:
+            end_duty(record, view, outcome)
+        elif phase in AFTER and view.state in ACTIVE and (view.wave, view.waves[number].phase) == (number, phase):
+            AFTER[phase](record, view, work, number, outcome)
     answer_requests(record, work)
     return _where(record, work)
 
@@ -61,12 +84,14 @@ def _cut(outcome: Document) -> bool:
 def _where(record: Record, work: Work) -> Document:
     view = hours.keep(record, work)
     phase: str | None = None
-    if work.stop.is_set():
+    if work.stop.is_set() or view.state == ROLLING_BACK:
         phase = None
-    elif view.state in (RUNNING, BAKING):
+    elif view.duty and view.state != FROZEN:
+        phase = view.duty
+    elif view.state in ACTIVE:
         phase = view.waves[view.wave].phase
     elif hours.waits(view):
         phase = hours.WAIT
-    elif view.state == PAUSED and work.hold:
+    elif view.state in (PAUSED, FROZEN) and work.hold:
         phase = "hold"
     return {"state": view.state, "wave": view.wave, "phase": phase}

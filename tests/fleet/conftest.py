@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pg_server import Server
+from scripted_hosts import plan_of
+from scripted_rollout import Rollout
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +32,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     if request.param == "sqlite":
         return tmp_path / "fleet.db"
     return request.getfixturevalue("postgres").database()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Rollout]]:
+    """Make rollouts on scripted hosts: of these waves, with these settings; three waves of six hosts by default."""
+    made = []
+
+    def begin(*waves: list[str], script: dict | None = None, **settings: Any) -> Rollout:
+        chosen = waves or (["a"], ["b", "c"], ["d", "e", "f"])
+        made.append(Rollout(tmp_path, plan_of(*chosen, **settings), script))
+        return made[-1]
+
+    yield begin
+    for rollout in made:
+        rollout.record.close()

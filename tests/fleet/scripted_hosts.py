@@ -61,13 +61,15 @@ def spec_of(host: str, *, build: str = "b" * 64, revert_s: float = 0.0) -> dict[
 
 
 def plan_of(
-    *waves: list[str], plan_id: str = "plan-1", build: str = "b" * 64, revert_s: float = 0.0, **settings: Any
-) -> Plan:
-    """A plan of these waves; bakes are short, one sample is enough."""
+    *waves: list[str], plan_id: str = "plan-1", build: str = "b" * 64, revert_s: float = 0.0,
+    kernels: dict[str, str] | None = None, **settings: Any,
+) -> Plan:  # fmt: skip
+    """A plan of these waves; bakes are short, one sample is enough. *kernels*: ids of hosts that have another."""
     chosen = WaveSettings(**{"samples": 1, "breaches": 1, "bake_s": 2.0, "canary_bake_s": 2.0, **settings})
+    ids = kernels or {}
     frozen = tuple(
         Wave(n, f"wave {n}", chosen.bake_s,
-             tuple(PlannedHost(h, KERNEL_ID, "core", f"sha256:{build}", "f" * 64) for h in names))
+             tuple(PlannedHost(h, ids.get(h, KERNEL_ID), "core", f"sha256:{build}", "f" * 64) for h in names))
         for n, names in enumerate(waves)
     )  # fmt: skip
     specs = {h: spec_of(h, build=build, revert_s=revert_s) for names in waves for h in names}

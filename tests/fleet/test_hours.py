@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scripted_hosts import TestClock, plan_of
-from test_rollout import Rollout
+from scripted_rollout import Rollout
 
 from fleet.rollout.windows import parse_windows
 

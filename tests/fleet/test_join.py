@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scripted_hosts import KERNEL, KERNEL_ID, plan_of
-from test_rollout import Rollout
+from scripted_rollout import Rollout
 
 from fleet.compatibility.verdict import Choice, Verdict
 from fleet.rollout.join import RolloutSpecs

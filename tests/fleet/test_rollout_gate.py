@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from scripted_hosts import SAMPLE, plan_of
-from test_rollout import Rollout
+from scripted_rollout import Rollout
 from test_rollout_service import POLICY, WAVES, felt
 
 from fleet.cli.main import cli

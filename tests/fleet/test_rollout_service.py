@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from scripted_hosts import KERNEL_ID, plan_of
-from test_rollout import Rollout
+from scripted_rollout import Rollout
 
 from fleet.record.views import ServiceView
 from fleet.rollout.ask import ask_round, chosen, read_answer

@@ -16,6 +16,7 @@ def upgrade() -> None:
     _way()
     _plans()
     _workers()
+    _standing()
 
 
 def _drift() -> None:
@@ -122,3 +123,11 @@ def _workers() -> None:
         sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("digest"),
     )
+
+
+def _standing() -> None:
+    """Who approved a rollout, how fast it goes, what is due beside its waves, which kernel builds halted alone."""
+    op.add_column("rollout", sa.Column("approved_by", sa.String(length=253), nullable=True))
+    op.add_column("rollout", sa.Column("pace", sa.String(length=16), nullable=False, server_default=""))
+    op.add_column("rollout", sa.Column("duty", sa.String(length=16), nullable=True))
+    op.add_column("rollout", sa.Column("held", sa.Text(), nullable=False, server_default="[]"))
