@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,16 +62,17 @@ def wishes_of(plan: Plan) -> Wishes:
 
 def prepare(
     record: Record, archive: Archive, artefacts: Artefacts, program: Program, settings: WaveSettings, wishes: Wishes,
-    *, host: str | None = None,
+    *, host: str | None = None, only: Collection[str] | None = None, again: bool = False,
 ) -> Plan:  # fmt: skip
-    """Return the plan of *program* for the hosts that were wished, or for *host* alone.
+    """Return the plan of *program* for the hosts that were wished, or for *host* alone, or of them for those in *only*.
 
-    All that its specs name is kept in *artefacts*.
+    All that its specs name is kept in *artefacts*. *again*: what the record says they run is not what they run.
     """
     selectors = (*settings.selectors, *([wishes.where] if wishes.where else []))
     chosen = matching(record, list(dict.fromkeys(selectors)))
     candidates: Iterable[Candidate] = (Candidate(*row) for row in record.candidates(program.name, host=host))
     candidates = [c for c in candidates if c.host in chosen[wishes.where]] if wishes.where else list(candidates)
+    candidates = [c for c in candidates if only is None or c.host in only]
     pins = _pins(record, program.name)
     wanted = {(c.variant, c.kernel_id) for c in candidates if c.variant}
     wanted |= {(p.variant, c.kernel_id) for c in candidates if (p := pins.get(c.host)) and p.variant}
@@ -92,7 +93,7 @@ def prepare(
         scopes={c.host: {"kind": wishes.scope} for c in candidates} if wishes.scope else None,
         chosen=chosen,
         pins=pins,
-        running=_running(record, program.name, builds),
+        running={} if again else _running(record, program.name, builds),
         wishes=msgspec.to_builtins(wishes),
         budget=msgspec.structs.replace(program.manifest.budget, **wishes.limits),
     )

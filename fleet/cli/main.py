@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "pins": ("fleet.cli.pins", "pins", "Hosts that persons hold to what they run, and why."),
     "rollout": ("fleet.cli.rollout", "rollout", "Carry out a plan: start, watch, pause, halt, roll back."),
     "drift": ("fleet.cli.drift", "drift", "Which hosts do not run what they should; keeps leases."),
+    "reconcile": ("fleet.cli.reconcile", "reconcile", "Mend what drifted, by rollouts like any other."),
     "worker": ("fleet.cli.worker", "worker", "Carry rollouts for a zone, beside other workers on one database."),
     "status": ("fleet.cli.live", "status", "What hosts really run now, read back from their kernels."),
     "records": ("fleet.cli.live", "records", "What a program on a host has seen."),

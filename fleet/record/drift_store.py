@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, insert, select, update
+from sqlalchemy import and_, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from fleet.record.access import Access
 from fleet.record.rollout_queries import document_of
 from fleet.record.store import SOMEBODY, add_audit
-from fleet.record.tables import AssignmentRow, DriftRow, StepRow
+from fleet.record.tables import AssignmentRow, DriftRow, RolloutRow, StepRow
 from fleet.record.views import Desired, Difference, DriftView
 
 _CHUNK = 500  # names per statement; SQLite bounds the variables of one
@@ -30,6 +30,17 @@ class DriftStore(Access):
         with self.reading() as session:
             statement = select(StepRow.host).where(StepRow.attempts > 0).distinct().order_by(StepRow.host)
             return list(session.execute(statement).scalars())
+
+    def busy_hosts(self, ended: Sequence[str]) -> dict[str, str]:
+        """Return the hosts of rollouts whose state is none of *ended*, with one such rollout each."""
+        statement = (
+            select(StepRow.host, func.max(StepRow.rollout_id))
+            .join(RolloutRow, RolloutRow.id == StepRow.rollout_id)
+            .where(RolloutRow.state.not_in(ended))
+            .group_by(StepRow.host)
+        )
+        with self.reading() as session:
+            return {row[0]: row[1] for row in session.execute(statement)}
 
     def desired(self, hosts: Sequence[str]) -> dict[str, list[Desired]]:
         """Return what each of *hosts* should run, with what was read back when it was attached."""
