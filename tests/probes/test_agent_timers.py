@@ -161,3 +161,36 @@ def test_a_holder_whose_child_is_not_ready_waits_and_does_not_spin(state: str) -
     holder._tick(time.monotonic())
     assert holder.state == state
     assert holder._patience() > 0
+
+
+# Read at the start of every Python of the host: its wall clock is the machine's plus what a file says.
+CLOCK = """
+import time
+_real, _path = time.time, {path!r}
+def _set():
+    with open(_path) as file:
+        return _real() + float(file.read())
+time.time = _set
+"""
+
+
+def test_a_wall_clock_that_jumps_ends_no_lease_and_fires_no_revert(tmp_path: Path) -> None:
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(CLOCK.format(path=str(offset)))
+    host = AgentHost(tmp_path / "host", prefix=("env", f"PYTHONPATH={tmp_path}"))
+    host.stage(FALLBACK.encode())
+    host.applied(host.networking(lease_s=600, restart={"limit": 1}), 7)
+    for jump in (86400, -2 * 86400):
+        beside = tmp_path / "beside"
+        beside.write_text(str(jump))
+        beside.replace(offset)
+        last = host.row()["sample"]
+        row = host.when(lambda row, last=last: row["sample"] and row["sample"] != last)  # the holder saw it, too
+        now = time.time() + jump
+        assert (row["state"], row["watchdog"]["state"], row["restarts"]["total"]) == ("running", "ok", 0)
+        assert abs(row["sample"]["at"] - now) < 60
+        assert 0 < row["lease"]["expires"] - now < 601 and 0 < row["revert"]["at"] - now < 601
+    assert host.run("confirm", "--program", "sample-trace", "--token", "7")[0] == 0
+    assert host.run("remove", "--program", "sample-trace", "--token", "8")[0] == 0
+    assert host.close() == [] and host.marks() == []

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fleet"))
-from agent_host import FALLBACK
 from children import RUNNER, TCP_FLOW
 from guest_host import PATIENCE_S, GuestAgent, GuestShell, progress
 from lab_kernels import CACHE
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.proof
 
 FILES = {"object": TCP_FLOW / "core.bpf.o", "runner": RUNNER, "adapter": TCP_FLOW / "adapter.py"}
 RESTART = {"limit": 5, "backoff_s": 1.0}
-DAY = 86400
 CONNECT = 'import os, socket; socket.create_connection(("127.0.0.1", int(os.environ["SSH_CONNECTION"].split()[-1])))'
 
 
@@ -112,16 +110,6 @@ def test_a_reboot_brings_back_what_says_so_and_nothing_else(agent: GuestAgent, s
     progress("reboot: all as their specs say")
 
 
-def test_another_kernel_after_the_reboot_is_not_forced(agent: GuestAgent, shell: GuestShell) -> None:
-    agent.applied(trace(agent, boot="reattach"), 1001)
-    state = f"{agent.state_inside}/programs/sample-trace/state.json"
-    build_id = agent.run("status")[1]["kernel"]["build_id"]
-    shell.run(f"sed -i s/{build_id}/{'0' * 40}/g {state}")  # as if it had been planned for the kernel before
-    reboot(shell)
-    row = patiently(lambda: (r := agent.row()) and r["reason"] and "kernel-changed" in r["reason"] and r)
-    assert row["state"] == "stopped" and row["reason"].startswith("COR-AGT-028") and not row["observed"]["alive"]
-
-
 def test_the_end_of_the_session_is_not_the_end_of_what_it_started(agent: GuestAgent, shell: GuestShell) -> None:
     """What logind does with KillUserProcesses at the end of a session: everything in its scope is killed."""
     spec = trace(agent, restart={"limit": 0})
@@ -134,30 +122,3 @@ def test_the_end_of_the_session_is_not_the_end_of_what_it_started(agent: GuestAg
     assert agent.row()["observed"] == holder
     place = shell.run("grep -l . /proc/$(pgrep -f 'hold --state' | head -1)/cgroup | xargs cat").decode()
     assert "corollout-apply" in place, place
-
-
-def test_a_killed_supervisor_and_a_killed_holder_come_back(agent: GuestAgent, shell: GuestShell) -> None:
-    agent.applied(trace(agent), 1001)
-    patiently(lambda: agent.run("status")[1]["supervisor"]["alive"])
-    shell.run("pkill -9 -f 'supervise --state'; pkill -9 -f 'hold --state'; sleep 1; true")
-    patiently(lambda: agent.run("status")[1]["supervisor"]["alive"])
-    row = patiently(lambda: (r := agent.row()) and r["state"] == "running" and r["observed"]["alive"] and r)
-    assert row["restarts"]["total"] == 1 and row["token"] == 1001
-
-
-def test_a_clock_that_jumps_ends_no_lease_and_fires_no_revert(agent: GuestAgent, shell: GuestShell) -> None:
-    agent.stage(FALLBACK.encode())
-    shell.run(f"mkdir -p {agent.outside}")
-    spec = agent.networking(
-        revert_s=600, lease_s=600, budget={"interval_s": 1.0}, kernel={"build_id": None, "release": None}
-    )
-    agent.applied(spec, 1001)
-    for jump in (DAY, -2 * DAY):
-        shell.run(f"date -s @$(($(date +%s) + {jump}))")
-        time.sleep(3)
-        row = agent.row()
-        now = agent.run("status")[1]["now"]
-        assert row["state"] == "running" and row["watchdog"]["state"] == "ok", row
-        assert 0 < row["lease"]["expires"] - now < 601 and 0 < row["revert"]["at"] - now < 601
-    shell.run(f"date -s @$(($(date +%s) + {DAY}))")
-    assert agent.run("confirm", "--program", "sample-trace", "--token", "1001")[0] == 0
