@@ -28,6 +28,7 @@ LOOK_S = 0.25
 STILL_S = 30.0  # a log says at least this often that nothing changed
 GRACE_S = 3.0  # an active rollout without a driver is looked at for this long: one may be about to begin
 _EVENTS, _TROUBLE, _SAMPLES = 200, 30, 2000  # read at most
+_SAID = 6  # lines that who drives writes before and after the block
 _BACK = 2000  # audit rows, of all rollouts, that a block looks back
 _TONES = {"good": 32, "bad": 31, "wait": 33, "quiet": 2, "bold": 1}
 
@@ -78,9 +79,10 @@ class Block:
     While it is up, typing is not echoed: it would shift what is about to be written over.
     """
 
-    def __init__(self, stream: IO[str], *, colour: bool) -> None:
+    def __init__(self, stream: IO[str], *, colour: bool, spare: int = 1) -> None:
         self._stream = stream
         self._colour = colour
+        self._spare = spare  # lines that are left for what is written before and after, and for the cursor
         self._ascii = "utf" not in (getattr(stream, "encoding", None) or "").lower()
         self._drawn: list[str] = []
         self._size: os.terminal_size | None = None
@@ -110,8 +112,8 @@ class Block:
         """Draw the page for the terminal's size now."""
         size = os.get_terminal_size(self._stream.fileno())
         columns, rows = size if size.columns and size.lines else (80, 24)
-        # One column stays free, so that no terminal wraps; one line, where the cursor rests.
-        lines = page(seen, max(columns - 1, 1), max(rows - 1, 1), ascii_only=self._ascii)
+        # One column stays free, so that no terminal wraps.
+        lines = page(seen, max(columns - 1, 1), max(rows - self._spare, 1), ascii_only=self._ascii)
         self._draw([self._paint(line) for line in lines], size)
 
     def end(self, seen: Watched, code: int) -> None:  # noqa: ARG002 - the page says how it ended
@@ -137,11 +139,14 @@ class Block:
         self._drawn, self._size = lines, size
 
 
-def face_for(stream: IO[str], *, plain: bool) -> contextlib.AbstractContextManager[Face]:
-    """Return a face for *stream*, to be entered: a block where there is a terminal and *plain* is not wanted."""
+def face_for(stream: IO[str], *, plain: bool, spare: int = 1) -> contextlib.AbstractContextManager[Face]:
+    """Return a face for *stream*, to be entered: a block where there is a terminal and *plain* is not wanted.
+
+    *spare*: so many lines of the terminal the block leaves free.
+    """
     if plain or not stream.isatty() or os.environ.get("TERM", "") in ("", "dumb"):
         return contextlib.nullcontext(Log(stream))
-    return Block(stream, colour=not os.environ.get("NO_COLOR")).up()
+    return Block(stream, colour=not os.environ.get("NO_COLOR"), spare=spare).up()
 
 
 class Look:
@@ -247,7 +252,7 @@ def narrated(settings: Settings, rollout_id: str, stream: IO[str]) -> Iterator[N
             seen = follow(look, face, until=lambda _seen: over.wait(0))
             face.end(look.look()[0], _exit(seen.view))
 
-    with face_for(stream, plain=False) as face:
+    with face_for(stream, plain=False, spare=_SAID) as face:
         thread = threading.Thread(target=show, name="narrator", daemon=True)
         thread.start()
         try:
