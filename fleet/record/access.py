@@ -20,6 +20,12 @@ from sqlalchemy.orm import Session
 
 from fleet.record.errors import as_fault
 
+# How a reader sees one state and changes nothing; on a server both travel with its BEGIN.
+_READING: dict[str, dict[str, Any]] = {
+    "sqlite": {"reading": True},
+    "postgresql": {"reading": True, "isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
+
 
 def upsert(session: Session, table: Any) -> Any:
     """Return an INSERT into *table* that knows ON CONFLICT, in the words of the session's database."""
@@ -62,7 +68,7 @@ class Access:
             return
         with (
             self.faults(),
-            self.engine.connect().execution_options(reading=True) as connection,
+            self.engine.connect().execution_options(**_READING[self.engine.dialect.name]) as connection,
             Session(connection) as session,
         ):
             yield session

@@ -80,9 +80,9 @@ def make_engine(link: Link, *, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("reading") or read_only:
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        else:
+        if read_only:
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        elif not connection.get_execution_options().get("reading"):
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER})")
 
     return engine
