@@ -60,11 +60,12 @@ class Home:
 
     folder: Path
     program_dirs: tuple[Path, ...] = ()
+    server: str | None = None  # postgresql://…, when the record is not a file of the folder
 
     def record(self) -> Record:
         """Open the record; a home that is not there yet is made."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return open_record(self.folder / "fleet.db", create=True)
+        return open_record(self.server or self.folder / "fleet.db", create=self.server is None)
 
     @property
     def archive(self) -> Archive:

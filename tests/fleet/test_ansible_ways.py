@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from btf.fault import Fault
+from fleet.rollout.execute.ansible import AnsibleConnection
 from fleet.rollout.execute.ansible_inventory import write_inventory
+from fleet.rollout.execute.ansible_run import AnsibleRun
 from fleet.rollout.execute.ansible_words import failed, unreachable
-from fleet.rollout.execute.slices import Call
+from fleet.rollout.execute.slices import Call, Slices
+from inventory.connect import Completed
 from inventory.host import Host
 
 VIA = "Failed to connect to the host via ssh: "
@@ -43,6 +49,47 @@ def test_a_call_that_failed_is_unknown_and_never_an_answer() -> None:
     assert failed("a", {"timed_out": True, "msg": "x"}, 5).code == "COR-SSH-003"
     assert failed("a", {"msg": "cannot\nwork"}, 5).code == "COR-SSH-001"
     assert failed("a", None, 5).code == "COR-SSH-001"
+
+
+def test_a_connection_through_ansible_is_one_like_any_other(tmp_path: Path) -> None:
+    """Bytes, statuses, bounds and time as over SSH; four calls at once are one run."""
+    hosts = {n: Host(n, connection="local") for n in ("bytes", "status", "much", "late")}
+    slices = Slices(AnsibleRun(hosts, tmp_path / "runs", inventory=None, timeout_s=5.0).carry, quiet_s=0.5)
+    every = bytes(range(256)) * 40
+    asked = {
+        "bytes": ("cat; printf err >&2", every, 60.0),
+        "status": ("exit 7", b"", 60.0),
+        "much": ("head -c 200000 /dev/zero", b"", 60.0),
+        "late": ("sleep 300", b"", 2.0),
+    }
+
+    def ask(name: str) -> Completed | str:
+        command, stdin, timeout = asked[name]
+        try:
+            return AnsibleConnection(hosts[name], slices).run(command, stdin=stdin, timeout=timeout, limit=100_000)
+        except Fault as fault:
+            return fault.code
+
+    with ThreadPoolExecutor(4) as pool:
+        told = dict(zip(asked, pool.map(ask, asked), strict=True))
+    assert told["bytes"] == Completed(0, every, b"err")
+    assert told["status"] == Completed(7, b"", b"")
+    assert told["much"] == Completed(-1, bytes(100_000), b"", truncated=True)
+    assert told["late"] == "COR-SSH-003"
+    for thread in threading.enumerate():
+        if thread.name == "slice":  # answers are handed on while the run still ends
+            thread.join(60)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_ansible_that_does_not_start_is_said_once_for_all(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yml"
+    broken.write_text("all: [not an inventory")
+    slices = Slices(AnsibleRun({}, tmp_path / "runs", inventory=broken, timeout_s=5.0).carry)
+    with pytest.raises(Fault) as caught:
+        AnsibleConnection(Host("h1"), slices).run("true")
+    assert caught.value.code in ("COR-ROL-025", "COR-ROL-026")
+    assert caught.value.message.isprintable()
 
 
 def calls(*hosts: Host) -> list[Call]:

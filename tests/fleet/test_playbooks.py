@@ -21,8 +21,10 @@ from fleet.lab.namespaces import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.kernel]
 
-HOSTS = (LabHost("core-1"), LabHost("fallback-1", bpf_errno="EPERM"))
+# The third has no Python at all: it is asked and decided like the others, and left alone.
+HOSTS = (LabHost("core-1"), LabHost("fallback-1", bpf_errno="EPERM"), LabHost("no-python", ("tracefs", "no-python")))
 PAIR = ("core-1", "fallback-1")
+BARE = "no-python"
 PROGRAM = "tcp-flow"
 # What of ours a host may show beside the agent's own folder: files, pins, filters, and processes with what they hold.
 TRACE = (
@@ -85,27 +87,27 @@ ALL_AT_ONCE = ("-e", '{"corollout_serial": ["100%"]}')
 def test_said_done_kept_and_undone(ansible: Ansible) -> None:
     before = ansible.traces()
     changed, said = ansible.play("corollout.fleet.deploy", "--check", "--diff", *ALL_AT_ONCE)
-    assert changed == dict.fromkeys(PAIR, 1)
+    assert changed == {**dict.fromkeys(PAIR, 1), BARE: 0}
     assert '+    "variant": "core"' in said
     assert '+    "variant": "fallback"' in said
     assert ansible.traces() == before
     assert {ansible.fleet.shell(n, "ls /var/lib/corollout") for n in PAIR} == {""}  # not even the agent
 
     changed, _ = ansible.play("corollout.fleet.deploy", "-e", "corollout_bake=1", *ALL_AT_ONCE)
-    assert changed == dict.fromkeys(PAIR, 1)
+    assert changed == {**dict.fromkeys(PAIR, 1), BARE: 0}
     assert {n: ansible.fleet.applied(n, PROGRAM) for n in PAIR} == dict.fromkeys(PAIR, 1)
     standing = ansible.traces()
     assert all("hold" in trace for trace in standing.values())
 
     changed, _ = ansible.play("corollout.fleet.deploy", *ALL_AT_ONCE)
-    assert changed == dict.fromkeys(PAIR, 0)
+    assert changed == {**dict.fromkeys(PAIR, 0), BARE: 0}
     assert {n: ansible.fleet.applied(n, PROGRAM) for n in PAIR} == dict.fromkeys(PAIR, 1)
 
     changed, _ = ansible.play("corollout.fleet.rollback")
-    assert changed == dict.fromkeys(PAIR, 1)
+    assert changed == {**dict.fromkeys(PAIR, 1), BARE: 0}
     assert ansible.traces() == before
     changed, _ = ansible.play("corollout.fleet.rollback")
-    assert changed == dict.fromkeys(PAIR, 0)
+    assert changed == {**dict.fromkeys(PAIR, 0), BARE: 0}
 
 
 def test_a_play_that_nobody_adapted_finds_its_hosts_by_group(ansible: Ansible, tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_killed_in_the_middle_and_run_again(ansible: Ansible) -> None:
     play.wait()
     ansible.play("corollout.fleet.deploy", *ALL_AT_ONCE)
     changed, _ = ansible.play("corollout.fleet.deploy", *ALL_AT_ONCE)
-    assert changed == dict.fromkeys(PAIR, 0)
+    assert changed == {**dict.fromkeys(PAIR, 0), BARE: 0}
     assert all(1 <= ansible.fleet.applied(n, PROGRAM) - applied[n] <= 2 for n in PAIR)
     changed, _ = ansible.play("corollout.fleet.rollback")
-    assert changed == dict.fromkeys(PAIR, 1)
+    assert changed == {**dict.fromkeys(PAIR, 1), BARE: 0}

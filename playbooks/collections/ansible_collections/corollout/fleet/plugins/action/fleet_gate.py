@@ -8,10 +8,11 @@ import time
 import typing as t
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.corollout.fleet.plugins.plugin_utils.desk import corollout, home_of, settled
+from ansible_collections.corollout.fleet.plugins.plugin_utils.desk import corollout, home_of, server_of, settled
 
 _PASSED = ("passed", "skipped")
 _LOST = ("failed",)
+_OVER = ("HALTED", "ABORTED", "ROLLING_BACK", "ROLLED_BACK", "ROLLBACK_INCOMPLETE")  # what had passed no longer counts
 
 SPEC: dict[str, t.Any] = {
     "rollout": {"type": "str", "required": True},
@@ -37,7 +38,7 @@ class ActionModule(ActionBase):
 
     def _wait(self, arguments: dict[str, t.Any]) -> dict[str, t.Any]:
         until = time.monotonic() + arguments["timeout"]
-        place = home_of(arguments["home"]) / "fleet.db"
+        place = server_of(arguments["home"]) or home_of(arguments["home"]) / "fleet.db"
         while True:
             with corollout("fleet.record").open_record(place, read_only=True) as record:
                 view = record.rollout(arguments["rollout"])
@@ -54,8 +55,8 @@ class ActionModule(ActionBase):
         waves = [w for w in view.waves if number is None or w.number == number]
         gates = [{"number": w.number, "state": w.state, "gate": dict(w.gate or {})} for w in waves]
         answer: dict[str, t.Any] = {"changed": False, "state": view.state, "reason": view.reason, "waves": gates}
-        passed = bool(waves) and all(w.state in _PASSED for w in waves)
-        lost = any(w.state in _LOST for w in waves) or view.state in ("HALTED", "ABORTED", "ROLLED_BACK")
+        lost = any(w.state in _LOST for w in waves) or view.state in _OVER
+        passed = bool(waves) and all(w.state in _PASSED for w in waves) and not lost
         answer["over"] = passed or lost or view.ended_at is not None
         if answer["over"] and not passed:
             answer |= {"failed": True, "msg": f"{view.id} is {view.state}: {view.reason or 'the wave did not pass'}"}

@@ -16,7 +16,8 @@ options:
   home:
     description:
       - Folder of the controller's record. Made when it is not there.
-      - Without it E(COROLLOUT_HOME), else the place where the C(corollout) command has it.
+      - Without it E(COROLLOUT_HOME), else the place where the C(corollout) command has it. The record is then on the
+        server that E(COROLLOUT_DATABASE) names, if it names one.
     type: path
   host:
     description: Name of the host in the record. Without it, its name in the inventory.

@@ -30,7 +30,8 @@ options:
   record:
     description:
       - The home of a controller (a folder), its record (a file), or the URL of a record on PostgreSQL.
-      - A relative path starts at the inventory file. Without it, the home that the C(corollout) command uses.
+      - A relative path starts at the inventory file. Without it E(COROLLOUT_DATABASE), else the home that the
+        C(corollout) command uses.
       - A URL with a password does not belong into a file; E(PGPASSWORD) and a C(.pgpass) file are read.
     type: str
   rollouts:
@@ -63,7 +64,7 @@ from pathlib import Path
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible.utils.unsafe_proxy import wrap_var
-from ansible_collections.corollout.fleet.plugins.plugin_utils.desk import home_of
+from ansible_collections.corollout.fleet.plugins.plugin_utils.desk import home_of, server_of
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_]+")
 
@@ -101,6 +102,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         wanted = self.get_option("record")
         if wanted and "://" in wanted:
             return str(wanted)
+        if not wanted and (server := server_of(None)):
+            return server
         place = Path(path).parent / Path(wanted).expanduser() if wanted else home_of(None)
         return str(place / "fleet.db" if place.is_dir() else place)
 

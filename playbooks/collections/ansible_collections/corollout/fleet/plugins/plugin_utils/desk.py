@@ -44,6 +44,11 @@ def home_of(home: str | None) -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "corollout"
 
 
+def server_of(home: str | None) -> str | None:
+    """Return the address of a record on a server, which the ``corollout`` command would use, too; *home* outdoes it."""
+    return None if home else os.environ.get("COROLLOUT_DATABASE") or None
+
+
 def settled(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
     """Return what *work* returns; a fault of Corollout becomes a failed result with its code and remedy."""
     fault_class = corollout("btf.fault").Fault
@@ -60,7 +65,7 @@ class Desk:
         self.one = corollout("fleet.onehost")
         self._action = action
         dirs = tuple(Path(p) for p in arguments["programs"]) if "programs" in arguments else ()
-        self.home = self.one.Home(home_of(arguments.get("home")).absolute(), dirs)
+        self.home = self.one.Home(home_of(arguments.get("home")).absolute(), dirs, server_of(arguments.get("home")))
         self.host = self._host(task_vars, arguments.get("host"))
         self.program = self.home.program(arguments["program"]) if "program" in arguments else None
 
