@@ -22,7 +22,8 @@ from fleet.prepare import Wishes, prepare
 from fleet.record import Record, open_record
 from fleet.rollout.execute import Executor
 from fleet.rollout.execute.artefacts import Artefacts
-from fleet.rollout.execute.ssh import MAX_ANSWER, AgentExecutor, agent_zipapp
+from fleet.rollout.execute.runner import RunnerExecutor, runner
+from fleet.rollout.execute.ssh import MAX_ANSWER, NOT_RUN, AgentExecutor, HostExecutor, NoPython, agent_zipapp
 from fleet.rollout.settings import WaveSettings
 from fleet.rollout.watch import Observed, observe
 from fleet.survey import decide, harvest
@@ -88,10 +89,31 @@ class Visitor(AgentExecutor):
     def _run(self, verb: str, *arguments: str, stdin: bytes = b"", timeout: float | None = None) -> Completed:
         if stdin:
             raise AssertionError("a visitor only asks")
-        data, _ = agent_zipapp()
         asked = shlex.join(["--state", self._host.state_dir, verb, *arguments])
-        command = f"d=$(mktemp) && trap 'rm -f $d' EXIT && cat > $d && python3 $d {asked}"
-        return self._connection.run(command, stdin=data, timeout=timeout or self._deadline_s, limit=MAX_ANSWER)
+        command = _VISIT.format(run=f"python3 $d {asked}")
+        limit = timeout or self._deadline_s
+        done = self._connection.run(command, stdin=agent_zipapp()[0], timeout=limit, limit=MAX_ANSWER)
+        if done.status in NOT_RUN and not done.stdout:
+            raise NoPython(f"{self._host.name} has no python3 that runs")
+        return done
+
+
+class VisitingRunner(RunnerExecutor):
+    """The same for hosts without Python."""
+
+    def _run(self, verb: str, *arguments: str, timeout: float | None = None) -> Completed:
+        command = _VISIT.format(run=f"chmod 700 $d && $d {shlex.join([verb, *arguments])}")
+        return self._shell(command, stdin=runner()[0], timeout=timeout)
+
+
+_VISIT = "d=$(mktemp) && trap 'rm -f $d' EXIT && cat > $d && {run}"
+
+
+def visiting(host: Host, connection: Connection, artefacts: Artefacts) -> Executor:
+    """Return an executor that can be asked for the status, and leaves nothing."""
+    agent = Visitor(host, connection, artefacts, deadline_s=120.0)
+    alone = VisitingRunner(host, connection, artefacts, deadline_s=120.0)
+    return HostExecutor(host.name, agent, alone, set())
 
 
 def learn(record: Record, archive: Archive, host: Host, connection: Connection) -> Facts:
@@ -139,7 +161,8 @@ def ask(connect: Open, program: str, *, wait: Callable[[float], None] = time.sle
 
 def stands(seen: Observed, spec: Spec) -> bool:
     """Whether the host runs exactly *spec*, by its own word."""
-    same = seen.entry.get("spec") == check_spec(dict(spec)).digest
+    told = seen.entry.get("spec")  # the runner alone, where there is no Python, names the build only
+    same = told == check_spec(dict(spec)).digest if told else seen.entry.get("build") == spec["build"]
     return same and seen.state == "running" and seen.alive and not seen.cut_off
 
 

@@ -6,17 +6,16 @@ Ansible is not imported here, and none of its exit codes is passed on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from fleet.rollout.execute import Executor, ExecutorFactory
+from fleet.rollout.execute import ExecutorFactory
 from fleet.rollout.execute.artefacts import Artefacts
 from fleet.rollout.execute.slices import Call, Slices
-from fleet.rollout.execute.ssh import AgentExecutor
-from inventory.connect import Completed
+from fleet.rollout.execute.ssh import agent_executors
+from inventory.connect import Completed, Connection
 from inventory.host import Host
 
 
@@ -65,9 +64,7 @@ def ansible_executors(
 
     slices = Slices(AnsibleRun(hosts, folder, inventory=inventory, timeout_s=timeout_s).carry)
 
-    @contextmanager
-    def opened(host: Host) -> Iterator[Executor]:
-        with AnsibleConnection(host, slices) as connection:
-            yield AgentExecutor(host, connection, artefacts, deadline_s=deadline_s)
+    def connect(host: Host, **_: Any) -> Connection:
+        return AnsibleConnection(host, slices)
 
-    return opened
+    return agent_executors(hosts, artefacts, connect=connect, timeout_s=timeout_s, deadline_s=deadline_s)

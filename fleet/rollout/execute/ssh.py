@@ -25,7 +25,7 @@ from inventory.host import Host
 MAX_ANSWER = 4 * 1024 * 1024
 _CODE = re.compile(r"COR-[A-Z]{3}-\d{3}\Z")
 _NO_AGENT = 97  # our exit code for: the zipapp is not there yet
-_NOT_RUN = (126, 127)  # the shell's for: python3 cannot be run, or is not there; the agent has no such codes
+NOT_RUN = (126, 127)  # the shell's for: python3 cannot be run, or is not there; the agent has no such codes
 
 
 class NoPython(Fault):
@@ -118,7 +118,7 @@ class AgentExecutor:
         if done.status == _NO_AGENT:
             self._bring_agent(place)
             done = self._connection.run(command, stdin=stdin, timeout=limit, limit=MAX_ANSWER)
-        if done.status in _NOT_RUN and not done.stdout:
+        if done.status in NOT_RUN and not done.stdout:
             raise NoPython(f"{self._host.name} has no python3 that runs")
         return done
 

@@ -75,7 +75,14 @@ class ActionModule(ActionBase):
     def _answer(self, seen: t.Any, after: dict[str, t.Any], *, changed: bool, **more: t.Any) -> dict[str, t.Any]:
         gone = seen.state == "absent" or (seen.state == "stopped" and not seen.reason)
         before = dict(_GONE) if gone else {**{k: seen.entry.get(k) for k in _SHOWN}, "state": seen.state}
-        answer: dict[str, t.Any] = {"changed": changed, "before": before, "after": after, "token": seen.token, **more}
+        answer: dict[str, t.Any] = {
+            "changed": changed,
+            "stood": not changed,
+            "before": before,
+            "after": after,
+            "token": seen.token,
+            **more,
+        }
         if self._task.diff:
             answer["diff"] = [{"before": before, "after": after if changed else before}]
         return answer

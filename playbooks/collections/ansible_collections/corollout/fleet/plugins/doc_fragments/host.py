@@ -11,7 +11,7 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 requirements:
   - The Python package C(corollout), beside ansible-core on the controller
-  - Python 3.6 or newer on the host, for the agent
+  - Python 3.6 or newer on the host for the agent, or none, for what the runner alone can hold
 options:
   home:
     description:

@@ -95,6 +95,10 @@ after:
   description: What it was to run.
   returned: success
   type: dict
+stood:
+  description: Whether the host was as wanted before the task, by its own and its kernel's word.
+  returned: success
+  type: bool
 token:
   description: Fencing token of the order that stands.
   returned: success

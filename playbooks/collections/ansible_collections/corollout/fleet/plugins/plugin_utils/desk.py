@@ -85,10 +85,13 @@ class Desk:
     @contextlib.contextmanager
     def connect(self) -> t.Iterator[t.Any]:
         """Yield the agent of the host, over a connection of its own."""
-        executor = corollout("fleet.rollout.execute.ssh").AgentExecutor
+        line = Line(self._action, fresh=True)
         if self._action._task.check_mode:  # what only looks leaves nothing, not even the agent
-            executor = self.one.Visitor
-        yield executor(self.host, Line(self._action, fresh=True), self.home.artefacts, deadline_s=600.0)
+            yield self.one.visiting(self.host, line, self.home.artefacts)
+            return
+        ssh = corollout("fleet.rollout.execute.ssh")
+        with ssh.agent_executors({}, self.home.artefacts, connect=lambda _host, **_: line)(self.host) as executor:
+            yield executor
 
 
 def _groups(task_vars: dict[str, t.Any]) -> list[str]:
