@@ -185,6 +185,12 @@ def test_a_program_nobody_knows_fails_with_a_code_and_a_remedy(home: Path) -> No
     assert "COR-PRG-002" in said
 
 
+def test_a_gate_waits_for_rollouts_that_there_are(home: Path) -> None:
+    arguments = f"rollout=nobody-1 home={home} timeout=0"
+    said = run("ansible", "-i", "localhost,", "all", "-m", "corollout.fleet.fleet_gate", "-a", arguments, code=2)
+    assert "COR-REC-" in said
+
+
 def test_unlocks_that_are_packages_name_what_bootstrap_installs() -> None:
     playbook = (COLLECTION / "playbooks" / "bootstrap.yml").read_text()
     for code, word in BOOTSTRAPS.items():

@@ -1,6 +1,7 @@
 """One rollout, two ways: over SSH and through ansible-runner, against real sshds; the record must tell the same.
 
-One lab serves all tests in this file, in their order: each leaves hosts without programs.
+One lab serves all tests in this file, in their order: each leaves hosts without programs. Ansible needs seconds for
+each of a rollout's phases, so whole rollouts through it are proof tests.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def roll_and_back(fleet: LabFleet, *way: str) -> tuple[dict[str, Any], dict[str,
     return forward, story(fleet, rollout_id), rollout_id
 
 
+@pytest.mark.proof
 def test_the_same_rollout_tells_the_same_story(fleet: LabFleet) -> None:
     by_ssh = roll_and_back(fleet)
     by_ansible = roll_and_back(fleet, "--via", "ansible")
