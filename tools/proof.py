@@ -55,7 +55,8 @@ def parts() -> Iterator[Part]:
         root = Path(folder)
         asked = [subject_of_object(n, compile_proof(n, root).read_bytes(), "core") for n in NAMES]
         torture = torture_objects(compiler(root))
-    yield Part([*programs, *asked], KERNELS, tuple(PROFILES))
+    for name in KERNELS:
+        yield Part([*programs, *asked], (name,), tuple(PROFILES))
     yield Part([*programs, *asked], ("small:no-bpf", "small:no-btf"), (*SMALL_PROFILES, "memlock-64k", "no-stats"))
     yield Part(programs, ("debian:6.1/arm64", "debian:6.12/arm64"), ARM64_PROFILES)
     for variant, profile in (("core", "plain"), ("core-btf", "no-btf")):
