@@ -87,7 +87,7 @@ def fetch(row: Kind, *, cache: Path, origin: Origin, refresh: bool = False) -> K
                 told = _build(row, archive, scratch, origin.say) | {"packages": [_told(source)], "image": source.name}
                 (scratch / "whole" / "provenance.json").write_text(json.dumps(told, indent=2) + "\n")
                 (scratch / "whole").rename(folder)
-        point(_link(row, cache), folder)
+            point(_link(row, cache), folder)
         return kept(_name(row), folder, told_of(folder) or {})
 
 

@@ -48,7 +48,8 @@ _AGED = (
     Edit(_SYSCALL, "err = bpf_enable_stats(&attr);", "err = -EINVAL;"),
     Edit(_SYSCALL, "err = map_freeze(&attr);", "err = -EINVAL;"),
     Edit(_SYSCALL, "(bpf_capable() ? BPF_COMPLEXITY_LIMIT_INSNS : BPF_MAXINSNS)", "BPF_MAXINSNS"),
-    # Arrays that are read-only to programs or mapped into user space, and so global data.
+    # Arrays that are read-only to programs or mapped into user space, so constants; what is written stays (a real
+    # kernel has both or neither).
     Edit(
         "kernel/bpf/arraymap.c",
         "(BPF_F_NUMA_NODE | BPF_F_MMAPABLE | BPF_F_ACCESS_MASK | \\\n\t BPF_F_PRESERVE_ELEMS | BPF_F_INNER_MAP)",
@@ -75,7 +76,7 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "no-btf",
-            "BPF as before 5.0: no BTF, kprobes, links, ring buffer, global data, loops or third instruction set",
+            "BPF as before 5.0: no BTF, kprobes, links, ring buffer, constants, loops or third instruction set",
             ("BPF_SYSCALL", "BPF_JIT", "CGROUP_BPF", "UPROBE_EVENTS", "DEBUG_INFO", "DEBUG_INFO_DWARF4"),
             _AGED,
             btf=True,
