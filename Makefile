@@ -36,6 +36,7 @@ bench: setup build
 # Full guests as a fleet's hosts, as root; then everything on every kernel in every profile, written to docs/proof.md.
 # Half an hour on two cores, and some minutes more the first time, when it fetches and builds.
 proof: setup build
+	tools/setup.sh "$(PYTHON)" "$(VENV)" proof
 	$(BIN)/python -m pytest -v -s -m proof
 	$(BIN)/python tools/proof.py docs/proof.md .cache/kernels
 

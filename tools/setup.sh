@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up this machine: system packages through apt when root, then a virtual environment with exact pins.
-# Usage: tools/setup.sh PYTHON VENV
+# Usage: tools/setup.sh PYTHON VENV [proof]; `proof` adds what guests for arm64 are made with
 set -euo pipefail
 python=$1 venv=$2
 
@@ -20,6 +20,10 @@ files=(
   /usr/sbin/tcplife:libbpf-tools # for tests: the objects embedded in its binaries
   "/usr/share/doc/$headers:$headers" # for tests of BCC builds
 )
+if [ "${3:-}" = proof ]; then
+  needs+=(qemu-system-aarch64:qemu-system-arm aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu)
+  files+=(/usr/aarch64-linux-gnu/lib/libc.a:libc6-dev-arm64-cross)
+fi
 export PATH="$PATH:/usr/sbin:/sbin"
 missing=()
 for row in "${needs[@]}"; do command -v "${row%%:*}" >/dev/null || missing+=("${row##*:}"); done
