@@ -136,8 +136,8 @@ class WorkerStore(Access):
         with self.reading() as session:
             return sorted(session.execute(statement).scalars())
 
-    def to_lead(self, states: Iterable[str], reason: str) -> list[tuple[str, str | None, float]]:
-        """Return rollouts in *states*, for a *reason* of that code, or that were asked something.
+    def to_lead(self, states: Iterable[str]) -> list[tuple[str, str | None, float]]:
+        """Return rollouts in *states*, with a duty, or that were asked something.
 
         Of each its id, its controller, and for how long that is silent.
         """
@@ -148,7 +148,7 @@ class WorkerStore(Access):
             .where(
                 or_(
                     RolloutRow.state.in_(tuple(states)),
-                    RolloutRow.reason.startswith(f"{reason}:", autoescape=True),
+                    RolloutRow.duty.is_not(None),
                     RolloutRow.id.in_(asked),
                 )
             )

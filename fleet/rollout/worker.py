@@ -16,17 +16,16 @@ from btf.fault import Fault
 from fleet.record import Record, open_record
 from fleet.record.errors import ClaimRefused, RecordFault
 from fleet.record.views import EventView
-from fleet.rollout import hours
 from fleet.rollout.clock import Clock, SystemClock
 from fleet.rollout.controller import SILENT_S, alive
 from fleet.rollout.engine import Engine, launched
 from fleet.rollout.execute import ExecutorFactory
-from fleet.rollout.states import BAKING, ROLLING_BACK, RUNNING
+from fleet.rollout.states import BAKING, FROZEN, PAUSED, ROLLING_BACK, RUNNING
 
-LEADS = 8  # rollouts that one worker leads at a time
+LEADS = 32  # rollouts that one worker leads at a time
 LOOK_S = 1.0
 AGAIN_S = 10.0  # after a rollout could not be led, or the record could not be used
-DRIVEN = (RUNNING, BAKING, ROLLING_BACK)
+DRIVEN = (RUNNING, BAKING, ROLLING_BACK, PAUSED, FROZEN)  # hosts of those that wait are watched, their leases renewed
 
 
 def run_worker(
@@ -93,7 +92,7 @@ class _Leads:
         now, takeover_s = time.monotonic(), self._engine.presence.takeover_s
         return [
             rollout_id
-            for rollout_id, held, silent_s in self._engine.record.to_lead(DRIVEN, hours.CODE)
+            for rollout_id, held, silent_s in self._engine.record.to_lead(DRIVEN)
             if rollout_id not in self._led
             and self._not_before.get(rollout_id, 0.0) <= now
             and not (held and alive(held, silent_s, takeover_s))
@@ -101,7 +100,7 @@ class _Leads:
 
     def _lead(self, rollout_id: str) -> None:
         try:
-            state = self._engine.lead(rollout_id, on_event=self._on_event)
+            state = self._engine.lead(rollout_id, on_event=self._on_event, hold=True)
             self._say(f"{rollout_id}: {state}")
         except ClaimRefused:
             pass  # somebody was quicker, or took it over
