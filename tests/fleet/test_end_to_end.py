@@ -159,6 +159,27 @@ def test_a_controller_killed_in_wave_1_finishes_when_started_again_and_touches_n
     fleet.run("rollout", "rollback", rollout_id, "--yes")
 
 
+def test_what_somebody_removed_by_hand_is_noticed_and_brought_back(untouched: LabFleet) -> None:
+    fleet = untouched
+    rollout_id = fleet.roll_out("tcp-flow", "--where", "name=plain-2", "--scope", "netns")
+    assert fleet.ask("drift", "--where", "name=plain-2")["rows"] == []
+    token = fleet.status("tcp-flow")["plain-2"]["token"]
+    agent = "python3 /var/lib/corollout/agent/*.pyz"
+    fleet.shell("plain-2", f"{agent} remove --program tcp-flow --token {token + 1}")
+    (row,) = fleet.ask("drift", "--where", "name=plain-2", code=3)["rows"]
+    assert (row["host"], row["program"], row["kind"]) == ("plain-2", "tcp-flow", "missing")
+    planned = fleet.ask("reconcile", "--where", "name=plain-2", "--check", code=3)["rows"]
+    assert [(r["host"], r["mend"]) for r in planned] == [("plain-2", "apply core")]
+    assert fleet.status("tcp-flow")["plain-2"]["state"] == "stopped"
+    fleet.run("reconcile", "--where", "name=plain-2", "--yes")
+    assert fleet.status("tcp-flow")["plain-2"]["state"] == "running"
+    assert fleet.ask("drift", "--where", "name=plain-2")["rows"] == []
+    mended = fleet.newest()
+    assert mended != rollout_id
+    fleet.run("rollout", "rollback", mended, "--yes")
+    fleet.run("rollout", "rollback", rollout_id, "--yes")
+
+
 def _busy(fleet: LabFleet, name: str) -> str:
     """Start a process on the host that calls getppid() without pause, and return how to end it."""
     program = "import os\nwhile True:\n    os.getppid()"
