@@ -238,6 +238,22 @@ int folder_live(const char *folder, uint64_t token);
 pid_t folder_holder(const char *folder, uint64_t token);
 int folder_end_all(const char *folder, uint64_t but);
 
+/* ---- keeper.c ---- */
+struct keeper {
+	const struct options *options;
+	struct streaming *streaming;
+	struct meter meter;
+	struct measure measure;
+	struct standing standing;
+	struct budget budget;
+	double interval_s, measured_at;
+	uint64_t token;
+	const char *state;
+	char reason[256], boot_id[64];
+};
+
+int keeper_main(struct keeper *keeper, int ready);
+
 /* ---- keep.c ---- */
 int set_lease(const char *folder, uint64_t token, double lease_s);
 int parse_number(const char *option, const char *text, double least, double most, double *out);
