@@ -115,7 +115,7 @@ def drive(settings: Settings, rollout_id: str, *, adopt: bool = False, hold: boo
         reason = record.rollout(rollout_id).reason
     code = exit_of(state, reason)
     if reason and code:
-        narrate(f"{reason}; {goes_on_by(rollout_id, reason)}".rstrip("; "), quiet=settings.quiet)
+        narrate(f"{reason}; {goes_on_by(rollout_id, state, reason)}".rstrip("; "), quiet=settings.quiet)
     if code == EXIT_WAITS:
         narrate(f"it waits for a person: `corollout rollout status {rollout_id}`", quiet=settings.quiet)
     return code

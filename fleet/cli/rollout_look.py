@@ -65,7 +65,7 @@ def status(context: click.Context, settings: Settings, rollout_id: str, gate: in
     else:
         reason = f" ({view.reason})" if view.reason else ""
         click.echo(f"{view.id}: {view.program} {view.state}{printable(reason)}")
-        if way := goes_on_by(view.id, view.reason):
+        if way := goes_on_by(view.id, view.state, view.reason):
             click.echo(way)
         waves = [[w.number, w.name, w.state, counts(w.steps), _gate(w.gate)] for w in view.waves]
         click.echo(table(waves, ["wave", "name", "state", "hosts", "gate"]))

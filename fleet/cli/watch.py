@@ -222,11 +222,9 @@ class Look:
 
 def waits_for(view: RolloutView) -> str:
     """Return what gets an undriven rollout out of where it stands; empty when nothing has to."""
-    from fleet.rollout.states import ROLLBACK_INCOMPLETE, STATES
+    from fleet.rollout.states import goes_on_by
 
-    if not STATES[view.state] or (view.ended_at and view.state != ROLLBACK_INCOMPLETE):
-        return ""
-    return f"waits for a person: `corollout rollout status {view.id}`"
+    return goes_on_by(view.id, view.state, view.reason)
 
 
 def follow(look: Look, face: Face, *, until: Callable[[Watched], bool]) -> Watched:
@@ -263,9 +261,9 @@ def narrated(settings: Settings, rollout_id: str, stream: IO[str]) -> Iterator[N
 
 
 def _exit(view: RolloutView) -> int:
-    from fleet.rollout.engine import exit_of
+    from fleet.rollout.states import exit_of
 
-    return exit_of(view.state)
+    return exit_of(view.state, view.reason)
 
 
 @click.command()

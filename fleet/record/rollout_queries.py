@@ -171,7 +171,7 @@ def _rollout(session: Session, row: RolloutRow) -> RolloutView:
             WaveView(
                 number=w.number, name=w.name, state=w.state, phase=w.phase, bake_s=w.bake_s,
                 baking_since=w.baking_since, started_at=w.started_at, ended_at=w.ended_at,
-                gate=json.loads(w.gate) if w.gate else None, steps=counts[w.number],
+                gate=json.loads(w.gate) if w.gate else None, steps=counts[w.number], approval=w.approval,
             )
             for w in waves
         ),

@@ -71,7 +71,7 @@ class RolloutStore(HostStore):
                 session.execute(
                     insert(WaveRow).values(
                         rollout_id=rollout_id, number=number, name=wave["name"], state="pending",
-                        bake_s=float(wave.get("bake_s", 0.0)),
+                        bake_s=float(wave.get("bake_s", 0.0)), approval=bool(wave.get("approval", False)),
                     )
                 )  # fmt: skip
                 rows = [

@@ -137,6 +137,7 @@ class WaveRow(Base):
     state: Mapped[str] = mapped_column(String(16))  # pending|running|baking|passed|failed|inconclusive|error|reverted
     phase: Mapped[str | None] = mapped_column(String(16))  # the next piece of work, of fleet.rollout.states.PHASES
     bake_s: Mapped[float] = mapped_column(Float, default=0.0)
+    approval: Mapped[bool] = mapped_column(Boolean, default=False)  # a person says when it begins
     baking_since: Mapped[float | None] = mapped_column(Float)
     gate: Mapped[str | None] = mapped_column(Text)  # JSON: answer and checks with the samples they rest on
     started_at: Mapped[float | None] = mapped_column(Float)

@@ -109,7 +109,8 @@ class PinView:
 
 @dataclass(frozen=True, slots=True)
 class WaveView:
-    """One wave; ``steps`` counts its hosts by step state; ``gate`` is the gate's answer with its evidence."""
+    """One wave; ``steps`` counts its hosts by step state; ``gate`` is the gate's answer with its evidence;
+    ``approval``: a person says when it begins."""
 
     number: int
     name: str
@@ -121,6 +122,7 @@ class WaveView:
     ended_at: float | None
     gate: Mapping[str, Any] | None
     steps: Mapping[str, int]
+    approval: bool = False
 
 
 @dataclass(frozen=True, slots=True)

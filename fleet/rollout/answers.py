@@ -26,6 +26,7 @@ from fleet.rollout.states import (
     PAUSED,
     ROLLING_BACK,
     RUNNING,
+    WAITING_APPROVAL,
     because,
 )
 from fleet.rollout.verbs import VERBS, RequestWrong, check_request
@@ -104,8 +105,8 @@ def _start(ask: Ask) -> str:
 def _approve(ask: Ask) -> str:
     if ask.settings.second_person and ask.actor == ask.view.actor:
         return f"refused: {ask.actor} started it, and the policy wants a second person to approve"
-    ask.note("approve", ask.by, approved_by=ask.actor)
-    next_wave(ask.record, ask.view)
+    ask.note("approve", ask.by, approved_by=ask.view.approved_by or ask.actor)
+    next_wave(ask.record, ask.view, approved=True)
     return "approved and started"
 
 
@@ -144,7 +145,7 @@ def _halt(ask: Ask) -> str:
 
 
 def _abort(ask: Ask) -> str:
-    ask.move(ABORTED, "abort", ended_at=ask.record.now())
+    ask.move(ABORTED, "abort", "given-up", ended_at=ask.record.now())
     return "aborted; hosts stay as they are"
 
 
@@ -221,6 +222,8 @@ def _retry(ask: Ask) -> str:
 def _roll_back(ask: Ask) -> str:
     if {"wave", "host", "kernel"} & set(ask.given):
         return roll_back_part(ask.record, ask.view, ask.given, ask.actor, ask.by)
+    if ask.view.wave < 0 and ask.view.state == WAITING_APPROVAL:
+        return "refused: nothing of it has begun; deny ends it"
     ask.move(ROLLING_BACK, "rollback", duty=None)
     return "rolling back"
 

@@ -141,12 +141,18 @@ def pass_wave(record: Record, view: RolloutView, number: int, detail: str, *, ga
     next_wave(record, view)
 
 
-def next_wave(record: Record, view: RolloutView) -> None:
-    """Begin the first wave that has not passed; where all have, the rollout is complete."""
+def next_wave(record: Record, view: RolloutView, *, approved: bool = False) -> None:
+    """Begin the first wave that has not passed; where all have, the rollout is complete.
+
+    One that policy wants *approved* by a person waits for that, once: begun anew, it does not ask again.
+    """
     view = record.rollout(view.id)
     wave = next((w for w in view.waves if w.state != "passed"), None)
     if wave is None:
         record.set_rollout_state(view.id, COMPLETED, ended_at=record.now(), reason=standing(record, view.id), pace="")
+        return
+    if wave.approval and wave.started_at is None and not approved:
+        wait_for_approval(record, view, f"wave {wave.number} ({wave.name}): ")
         return
     take_in(record, view, wave)
     begin_wave(record, view, wave)
@@ -158,11 +164,10 @@ def begin_wave(record: Record, view: RolloutView, wave: WaveView) -> None:
     record.set_rollout_state(view.id, RUNNING, wave=wave.number, ended_at=None)
 
 
-def wait_for_approval(record: Record, view: RolloutView) -> None:
-    """Have a person approve it first."""
-    record.set_rollout_state(
-        view.id, WAITING_APPROVAL, verb="wait", reason=because("approval", "the policy asks for it")
-    )
+def wait_for_approval(record: Record, view: RolloutView, what: str = "") -> None:
+    """Have a person approve it, or *what* comes next of it, first."""
+    reason = because("approval", f"{what}the policy asks for it")
+    record.set_rollout_state(view.id, WAITING_APPROVAL, verb="wait", reason=reason)
 
 
 def end_duty(record: Record, view: RolloutView, outcome: Document) -> None:

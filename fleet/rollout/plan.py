@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from btf.fault import EXIT_USAGE, Fault
+from btf.fault import EXIT_USAGE, Fault, printable
 from fleet.rollout.settings import WaveSettings
 from fleet.rollout.waves import PlannedHost, Skipped, Wave
 
@@ -79,12 +79,12 @@ class Plan:
     def text(self) -> bytes:
         """Return the document as it is kept: JSON with the digest."""
         body = _encode(self)
-        return body[:-1] + f',"digest":"{hashlib.sha256(body).hexdigest()}","schema":"{SCHEMA}"}}'.encode()
+        return body[:-1] + f',"digest":"{_sha256(body)}","schema":"{SCHEMA}"}}'.encode()
 
     @property
     def digest(self) -> str:
         """SHA-256 over the whole plan."""
-        return hashlib.sha256(_encode(self)).hexdigest()
+        return _sha256(_encode(self))
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document, with its digest."""
@@ -127,7 +127,11 @@ def load_plan(document: Mapping[str, Any]) -> Plan:
 
 
 def read_plan(text: bytes) -> Plan:
-    """Return the plan in *text*, or raise PlanMalformed; a plan changed by hand is refused by its digest."""
+    """Return the plan in *text*, or raise PlanMalformed; a plan changed by hand is refused by its digest.
+
+    One saved by an older version, which knew fewer settings, is as good as ever; one that says what is not known here
+    is refused, because a wish that is not understood would not be kept.
+    """
     try:
         head = msgspec.json.decode(text, type=_Head)
         if head.schema != SCHEMA:
@@ -137,9 +141,31 @@ def read_plan(text: bytes) -> Plan:
         raise
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Fault) as error:
         raise PlanMalformed(f"not a usable plan: {error}") from None
-    if plan.digest != head.digest:
-        raise PlanMalformed(f"plan {plan.id} was changed after it was made: its digest does not match")
+    body = _encode(plan)
+    if _sha256(body) != head.digest:  # not as we would write it: what counts is how it was written
+        written = msgspec.json.decode(text)
+        kept = {name: value for name, value in written.items() if name not in ("digest", "schema")}
+        if _sha256(msgspec.json.encode(kept, order="sorted")) != head.digest:
+            raise PlanMalformed(f"plan {plan.id} was changed after it was made: its digest does not match")
+        if lost := _lost(kept, msgspec.json.decode(body)):
+            remedy = "Use the version of corollout that made it, or make the plan again with this one."
+            raise PlanMalformed(f"plan {plan.id} says {printable(lost)!r}, which is not known here", remedy=remedy)
     return plan
+
+
+def _lost(written: Any, read: Any, name: str = "") -> str:
+    """Return the first name in *written* that reading it left out; empty when there is none."""
+    if isinstance(written, dict) and isinstance(read, dict):
+        parts = [(f"{name}.{key}".lstrip("."), value, read.get(key, _lost)) for key, value in written.items()]
+    elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        parts = [(f"{name}[{n}]", *pair) for n, pair in enumerate(zip(written, read, strict=True))]
+    else:
+        return "" if written == read else name
+    return next((found for part, value, ours in parts if (found := _lost(value, ours, part))), "")
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 class _Head(msgspec.Struct):

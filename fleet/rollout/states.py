@@ -43,11 +43,11 @@ STATE_ROWS: dict[str, State] = {
     row.name: row
     for row in (
         State(PLANNED, EXIT_INTERRUPTED, "made, nothing touched yet", (WAITING_APPROVAL, RUNNING)),
-        State(WAITING_APPROVAL, EXIT_WAITS, "a person has to approve it before it starts"),
+        State(WAITING_APPROVAL, EXIT_WAITS, "a person has to approve it, or its next wave, before that starts"),
         State(RUNNING, EXIT_INTERRUPTED, "a wave is being carried to its hosts",
-              (BAKING, PAUSED, HALTED, FROZEN, ROLLING_BACK, COMPLETED)),
+              (BAKING, PAUSED, HALTED, FROZEN, ROLLING_BACK, COMPLETED, WAITING_APPROVAL)),
         State(BAKING, EXIT_INTERRUPTED, "a wave runs and is watched before the next one begins",
-              (RUNNING, PAUSED, HALTED, FROZEN, ROLLING_BACK, COMPLETED)),
+              (RUNNING, WAITING_APPROVAL, PAUSED, HALTED, FROZEN, ROLLING_BACK, COMPLETED)),
         State(PAUSED, EXIT_WAITS, "no new step; what runs is watched on"),
         State(HALTED, EXIT_ROLLOUT_FAILED, "something failed or a person stopped it; hosts stay as they are"),
         State(FROZEN, EXIT_WAITS, "hosts stay exactly as they are: no step, no undoing; watched, and leases renewed"),
@@ -78,10 +78,11 @@ class Reason:
 REASONS: dict[str, Reason] = {
     row.code: row
     for row in (
-        Reason("approval", (WAITING_APPROVAL,), "the plan asks for a person's approval",
+        Reason("approval", (WAITING_APPROVAL,), "the policy asks for a person's approval",
                "`rollout approve {id}` or `rollout deny {id}`"),
         Reason("denied", (ABORTED,), "a person did not approve it", "a new plan"),
-        Reason("asked", (PAUSED, HALTED, FROZEN, ABORTED, ROLLING_BACK), "a person asked for it",
+        Reason("given-up", (ABORTED,), "a person gave it up", "`rollout rollback {id}` undoes it, or a new plan"),
+        Reason("asked", (PAUSED, HALTED, FROZEN, ROLLING_BACK), "a person asked for it",
                "`rollout resume {id}` or `rollout rollback {id}`"),
         Reason("gate-failed", (HALTED, FROZEN, ROLLING_BACK), "a wave failed its gate",
                "`rollout retry {id}`, `rollout promote {id}` past it, or `rollout rollback {id}`"),
@@ -110,10 +111,14 @@ def because(code: str, detail: str) -> str:
     return f"{REASONS[code].code}: {detail}"
 
 
-def goes_on_by(rollout_id: str, reason: str | None) -> str:
-    """Say what gets a rollout out of where *reason* holds it; empty when it needs nothing."""
+def goes_on_by(rollout_id: str, state: str, reason: str | None) -> str:
+    """Say what gets a rollout out of *state*, where *reason* holds it; empty when it needs no person."""
     row = REASONS.get((reason or "").partition(":")[0])
-    return f"goes on by: {row.out.format(id=rollout_id)}" if row else ""
+    if row is None or not (state in WAITING or STATE_ROWS[state].ends):
+        return ""
+    if state == FROZEN:  # whatever froze it, it has to be thawed first
+        row = REASONS["asked"]
+    return f"goes on by: {row.out.format(id=rollout_id)}"
 
 
 def exit_of(state: str, reason: str | None = None) -> int:

@@ -109,14 +109,14 @@ VERBS: dict[str, Verb] = {
         Verb("deny", (WAITING_APPROVAL,), (ABORTED,)),
         Verb("pause", (RUNNING, BAKING, PAUSED), (PAUSED,), stops=True),  # one that waits for its window goes on
         Verb("resume", (PAUSED, HALTED, FROZEN), (RUNNING, BAKING, HALTED, WAITING_APPROVAL)),
-        Verb("promote", (RUNNING, BAKING, PAUSED, HALTED), (RUNNING, COMPLETED), ("remark", "all", "skip_bake"),
-             ("all", "skip_bake")),
+        Verb("promote", (RUNNING, BAKING, PAUSED, HALTED), (RUNNING, COMPLETED, WAITING_APPROVAL),
+             ("remark", "all", "skip_bake"), ("all", "skip_bake")),
         Verb("freeze", (RUNNING, BAKING, PAUSED, HALTED), (FROZEN,), stops=True),
         Verb("halt", (PLANNED, RUNNING, BAKING, PAUSED), (HALTED,), ("remark", "kernel"), stops=True),
         Verb("retry", (RUNNING, BAKING, PAUSED, HALTED, COMPLETED), (RUNNING,), ("remark", "host", "kernel"),
              ("host", "kernel")),
-        Verb("rollback", (RUNNING, BAKING, PAUSED, HALTED, FROZEN, COMPLETED, ABORTED, ROLLBACK_INCOMPLETE),
-             (ROLLING_BACK, HALTED), ("remark", *_PICK), _PICK, stops=True),
+        Verb("rollback", (WAITING_APPROVAL, RUNNING, BAKING, PAUSED, HALTED, FROZEN, COMPLETED, ABORTED,
+                          ROLLBACK_INCOMPLETE), (ROLLING_BACK, HALTED), ("remark", *_PICK), _PICK, stops=True),
         Verb("abort", (PLANNED, WAITING_APPROVAL, PAUSED, HALTED, FROZEN), (ABORTED,), stops=True),
         Verb("reconcile", (RUNNING, BAKING, *_SETTLED), (ROLLED_BACK,)),
     )

@@ -15,7 +15,17 @@ from fleet.rollout.journal import Document, Journal
 from fleet.rollout.phases import AFTER, end_duty, next_wave, wait_for_approval
 from fleet.rollout.rollback import do_duty
 from fleet.rollout.slices import merged, perform
-from fleet.rollout.states import ACTIVE, DUTIES, FROZEN, PAUSED, PLANNED, ROLLBACK_INCOMPLETE, ROLLING_BACK, RUNNING
+from fleet.rollout.states import (
+    ACTIVE,
+    DUTIES,
+    FROZEN,
+    PAUSED,
+    PLANNED,
+    ROLLBACK_INCOMPLETE,
+    ROLLING_BACK,
+    RUNNING,
+    WAITING_APPROVAL,
+)
 from fleet.rollout.work import Work
 
 
@@ -92,6 +102,6 @@ def _where(record: Record, work: Work) -> Document:
         phase = view.waves[view.wave].phase
     elif hours.waits(view):
         phase = hours.WAIT
-    elif view.state in (PAUSED, FROZEN) and work.hold:
+    elif work.hold and (view.state in (PAUSED, FROZEN) or (view.state == WAITING_APPROVAL and view.wave >= 0)):
         phase = "hold"
     return {"state": view.state, "wave": view.wave, "phase": phase}

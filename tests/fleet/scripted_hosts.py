@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,16 @@ def spec_of(host: str, *, build: str = "b" * 64, revert_s: float = 0.0) -> dict[
 
 def plan_of(
     *waves: list[str], plan_id: str = "plan-1", build: str = "b" * 64, revert_s: float = 0.0,
-    kernels: dict[str, str] | None = None, **settings: Any,
+    kernels: dict[str, str] | None = None, approvals: Container[int] = (), **settings: Any,
 ) -> Plan:  # fmt: skip
-    """A plan of these waves; bakes are short, one sample is enough. *kernels*: ids of hosts that have another."""
+    """A plan of these waves; bakes are short, one sample is enough. *kernels*: ids of hosts that have another;
+    *approvals*: waves that a person says when to begin."""
     chosen = WaveSettings(**{"samples": 1, "breaches": 1, "bake_s": 2.0, "canary_bake_s": 2.0, **settings})
     ids = kernels or {}
     frozen = tuple(
         Wave(n, f"wave {n}", chosen.bake_s,
-             tuple(PlannedHost(h, ids.get(h, KERNEL_ID), "core", f"sha256:{build}", "f" * 64) for h in names))
+             tuple(PlannedHost(h, ids.get(h, KERNEL_ID), "core", f"sha256:{build}", "f" * 64) for h in names),
+             approval=n in approvals)
         for n, names in enumerate(waves)
     )  # fmt: skip
     specs = {h: spec_of(h, build=build, revert_s=revert_s) for names in waves for h in names}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from decide_cases import facts, program
 
 from fleet.compatibility.verdict import Choice, Verdict
 from fleet.rollout.freeze import PlanImpossible, make_plan
-from fleet.rollout.plan import Plan, PlanMalformed, build_id, load_plan
+from fleet.rollout.plan import Plan, PlanMalformed, build_id, load_plan, read_plan
 from fleet.rollout.settings import SettingsWrong, WaveSettings, WaveStep
 from fleet.rollout.stale import PlanStale, find_stale, refuse_stale
 from fleet.rollout.waves import PlannedHost, make_waves
@@ -221,6 +223,47 @@ def test_what_is_not_a_plan_is_refused(spoil: Any) -> None:
     spoil(document)
     with pytest.raises(PlanMalformed):
         load_plan(document)
+
+
+def old_plan() -> bytes:
+    """A plan as a version wrote it that knew fewer settings: one like it is in somebody's record."""
+    return (Path(__file__).parent / "cases/plans/fewer_settings.json").read_bytes()
+
+
+def test_a_plan_that_an_older_version_saved_stays_loadable() -> None:
+    made = read_plan(old_plan())
+    assert set(json.loads(made.text())["settings"]) > set(json.loads(old_plan())["settings"])
+    assert [[h.host for h in wave.hosts] for wave in made.waves] == [["a"], ["b", "c"]]
+    assert made.settings.tries == WaveSettings().tries  # what it did not know has its default
+    assert read_plan(made.text()) == made == load_plan(json.loads(old_plan()))  # also where it was written anew
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda d: d["settings"].update(parallel=24),
+    lambda d: d["settings"].pop("parallel"),
+    lambda d: d["waves"].pop(),
+    lambda d: d.update(digest="0" * 64),
+])  # fmt: skip
+def test_an_old_plan_that_was_changed_is_refused_all_the_same(spoil: Callable[[dict[str, Any]], Any]) -> None:
+    document = json.loads(old_plan())
+    spoil(document)
+    with pytest.raises(PlanMalformed, match="digest"):
+        load_plan(document)
+
+
+@pytest.mark.parametrize(("place", "name"), [
+    (lambda d: d, "mood"), (lambda d: d["settings"], "settings.mood"), (lambda d: d["waves"][1], "waves[1].mood"),
+    (lambda d: d["waves"][0]["hosts"][0], "waves[0].hosts[0].mood"),
+])  # fmt: skip
+def test_a_plan_of_a_newer_version_is_refused_and_says_why(place: Callable[[Any], Any], name: str) -> None:
+    """A wish that is not understood would not be kept: an approval, say."""
+    document = json.loads(old_plan())
+    place(document)["mood"] = "careful"
+    body = {k: v for k, v in document.items() if k not in ("digest", "schema")}
+    document["digest"] = sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    with pytest.raises(PlanMalformed, match=re.escape(name)) as raised:
+        load_plan(document)
+    assert "version" in raised.value.advice
 
 
 def test_the_same_input_gives_the_same_plan() -> None:

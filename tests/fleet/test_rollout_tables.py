@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btf.fault import EXIT_WAITS
@@ -76,8 +78,20 @@ def test_a_reason_says_what_it_means_and_what_gets_out() -> None:
     for code, row in REASONS.items():
         assert set(row.states) <= set(STATES)
         assert row.meaning
-        assert "tcp-flow-7" in states.goes_on_by("tcp-flow-7", f"{code}: x") or "{id}" not in row.out
-    assert states.goes_on_by("x", None) == states.goes_on_by("x", "nonsense") == ""
+        for state in {*row.states} - {"ROLLING_BACK"}:
+            way = states.goes_on_by("tcp-flow-7", state, f"{code}: x")
+            assert way.startswith("goes on by: ")
+            assert "tcp-flow-7" in way or "{id}" not in row.out
+    assert states.goes_on_by("x", "HALTED", None) == states.goes_on_by("x", "HALTED", "nonsense") == ""
+    assert states.goes_on_by("x", "ROLLING_BACK", "asked: by ann") == ""  # whoever drives it goes on
+
+
+def test_what_a_reason_says_gets_out_is_taken_where_it_stands() -> None:
+    """A verb that the advice names is one that the state takes."""
+    for row in REASONS.values():
+        for state in row.states:
+            for verb in re.findall(r"`rollout (\w+) ", states.goes_on_by("x", state, f"{row.code}: y")):
+                assert verb == "go" or state in VERBS[verb].states, (row.code, state, verb)
     assert {s for s in STATES if not any(s in row.states for row in REASONS.values())} <= {
         "PLANNED", "RUNNING", "BAKING", "ROLLED_BACK",
     }  # fmt: skip
@@ -119,6 +133,7 @@ json_like = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a machine that is busy is no failure
 @given(st.sampled_from(sorted(VERBS)), st.dictionaries(st.sampled_from([*ARGUMENTS, "x"]), json_like, max_size=4))
 def test_whatever_is_accepted_is_of_the_kind_that_the_verb_takes(verb: str, arguments: dict) -> None:
     try:

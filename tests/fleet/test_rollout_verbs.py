@@ -37,7 +37,7 @@ def test_nothing_is_touched_before_a_person_approves(start) -> None:
     assert rollout.go() == "WAITING_APPROVAL"
     assert rollout.go() == "WAITING_APPROVAL"
     assert rollout.fleet.calls("a") == []
-    assert "rollout approve" in goes_on_by(rollout.id, rollout.view.reason)
+    assert "rollout approve" in goes_on_by(rollout.id, rollout.view.state, rollout.view.reason)
     assert rollout.ask("approve", "bob", remark="looked at") == "COMPLETED"
     assert rollout.view.approved_by == "bob"
     assert verbs(rollout, "approve") == ["bob"]
@@ -64,6 +64,65 @@ def test_no_way_around_an_approval(start) -> None:
     for verb in ("promote", "retry", "resume", "rollback", "freeze", "reconcile"):
         assert rollout.ask(verb) == "WAITING_APPROVAL", verb
     assert rollout.fleet.calls("a") == []
+
+
+def test_a_wave_waits_for_its_own_approval_and_what_runs_stays(start) -> None:
+    rollout = start(approvals=(1,))
+    assert rollout.go() == "WAITING_APPROVAL"
+    assert rollout.view.reason == "approval: wave 1 (wave 1): the policy asks for it"
+    assert rollout.states() == {"a": "healthy", **dict.fromkeys("bcdef", "pending")}
+    assert all(rollout.fleet.calls(h) == [] for h in "bcdef")
+    assert rollout.go() == "WAITING_APPROVAL"
+    assert rollout.ask("approve", "bob") == "COMPLETED"  # wave 2 did not want one
+    assert verbs(rollout, "approve") == ["bob"]
+
+
+def test_who_approves_the_plan_approves_its_canaries_and_no_later_wave(start) -> None:
+    rollout = start(approval=True, approvals=(0, 2))
+    assert rollout.go() == "WAITING_APPROVAL"
+    assert rollout.ask("approve", "bob") == "WAITING_APPROVAL"
+    assert rollout.states() == {**dict.fromkeys("abc", "healthy"), **dict.fromkeys("def", "pending")}
+    assert rollout.ask("approve", "eve") == "COMPLETED"
+    assert verbs(rollout, "approve") == ["bob", "eve"]
+
+
+@pytest.mark.parametrize(("verb", "ends"), [("deny", "ABORTED"), ("rollback", "ROLLED_BACK"), ("abort", "ABORTED")])
+def test_out_of_waiting_for_a_wave(start, verb: str, ends: str) -> None:
+    rollout = start(approvals=(1,))
+    rollout.go()
+    assert rollout.ask(verb) == ends
+    assert rollout.fleet.seen("a")["state"] == ("stopped" if verb == "rollback" else "running")
+    assert rollout.ask("rollback") == "ROLLED_BACK"
+
+
+def test_straight_through_does_not_go_past_an_approval(start) -> None:
+    rollout = start(bake_s=1e9, canary_bake_s=1e9, approvals=(2,))
+    while_baking(rollout, 0, ("promote", {"all": True}))
+    assert rollout.go() == "WAITING_APPROVAL"
+    assert rollout.ask("approve", "bob") == "COMPLETED"
+
+
+def test_a_wave_that_was_approved_and_failed_is_retried_without_asking_again(start) -> None:
+    rollout = start(approvals=(1,), script={"b": {"refuse": {"apply": "COR-AGT-008"}}})
+    rollout.go()
+    assert rollout.ask("approve") == "HALTED"
+    rollout.fleet.script.clear()
+    assert rollout.ask("retry") == "COMPLETED"
+
+
+def test_what_runs_is_watched_while_a_wave_waits_for_approval(start) -> None:
+    rollout = start(["a"], ["b"], approvals=(1,))
+    looks: list[str] = []
+
+    def look(host: str, verb: str) -> None:
+        if rollout.view.state == "WAITING_APPROVAL":
+            looks.append(verb)
+            if len(looks) == 3:
+                rollout.record.request(rollout.id, "approve", "bob")
+
+    rollout.fleet.before = look
+    assert rollout.go(hold=True) == "COMPLETED"
+    assert looks == ["status"] * 3
 
 
 # Freezing

@@ -126,8 +126,10 @@ def _workers() -> None:
 
 
 def _standing() -> None:
-    """Who approved a rollout, how fast it goes, what is due beside its waves, which kernel builds halted alone."""
+    """Who approved a rollout, how fast it goes, what is due beside its waves, which kernel builds halted
+    alone; which waves a person says when to begin."""
     op.add_column("rollout", sa.Column("approved_by", sa.String(length=253), nullable=True))
     op.add_column("rollout", sa.Column("pace", sa.String(length=16), nullable=False, server_default=""))
     op.add_column("rollout", sa.Column("duty", sa.String(length=16), nullable=True))
     op.add_column("rollout", sa.Column("held", sa.Text(), nullable=False, server_default="[]"))
+    op.add_column("wave", sa.Column("approval", sa.Boolean(), nullable=False, server_default=sa.false()))
