@@ -73,8 +73,8 @@ def executors(settings: Settings, record: Any, way: Any = None, budget: Any = No
     from fleet.rollout.execute.budget import Budget
     from fleet.rollout.execute.ssh import agent_executors
 
-    hosts = record.definitions()
-    return (budget or Budget()).within(agent_executors(hosts, settings.artefacts(record)), hosts)
+    hosts, room = record.definitions(), budget or Budget()
+    return room.within(agent_executors(hosts, settings.artefacts(record), kept=room.kept), hosts)
 
 
 def hand_over(settings: Settings, record: Any, rollout_id: str, way: Any = None) -> None:

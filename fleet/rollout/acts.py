@@ -155,7 +155,7 @@ def make_so(work: Work, host: Host, spec: Spec, token: int, *, known: bool) -> M
             work.clock.wait(work.stop, ASK_PAUSE_S * attempt)
         try:
             if not known:
-                with work.connect(host) as executor:
+                with work.connect(host, fresh=True) as executor:
                     seen = observe(executor.status(spec["program"]), spec["program"])
                 if seen.token == token and seen.ended:
                     raise StepFailed(seen.reason or f"the host says {seen.state}")
@@ -178,7 +178,7 @@ def make_so(work: Work, host: Host, spec: Spec, token: int, *, known: bool) -> M
 
 def verify(work: Work, host: Host, spec: Spec, token: int) -> Mapping[str, Any]:
     """See, over a new connection, that the program runs; where a revert timer waits, cancel it over that connection."""
-    with work.connect(host) as executor:
+    with work.connect(host, fresh=True) as executor:
         status = executor.status(spec["program"])
         seen = observe(status, spec["program"])
         if not seen.runs(spec["build"], token):

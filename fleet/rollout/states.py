@@ -127,6 +127,8 @@ def exit_of(state: str, reason: str | None = None) -> int:
 
 
 PHASES = ("probe", "stage", "check", "apply", "bake", "gate")  # of one wave, in order
+# Done to a host one after the other while it is reached; only attaching waits for all hosts of the wave.
+AT_ONCE = ("probe", "stage", "check")
 DUTIES = ("undo", "reconcile")  # what is done apart from waves: pending reverts; and looking at every host again
 
 

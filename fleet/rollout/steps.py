@@ -1,16 +1,17 @@
 """Carrying one phase of a wave to its hosts, many at a time. Decides nothing about the rollout.
 
 Every host's progress is a row (``StepRow``), so a phase begun again after a crash goes on where each host was. What is
-done to one host is ``acts``. Silence is *unreachable*: neither success nor failure. It is tried again a few times; and
-a host that hangs is given up after its deadline, so that no phase lasts for ever.
+done to one host is ``acts``; what needs no other host is done back to back, over one connection. Silence is
+*unreachable*: neither success nor failure. It is tried again a few times; and a host that hangs is given up after its
+deadline, so that no phase lasts for ever.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from btf.fault import Fault
@@ -19,7 +20,7 @@ from fleet.record.views import StepOutcome, StepView
 from fleet.rollout.acts import ACTS, HostChanged, StepFailed
 from fleet.rollout.execute import AgentRefused
 from fleet.rollout.hours import closed
-from fleet.rollout.states import PHASES
+from fleet.rollout.states import AT_ONCE, PHASES
 from fleet.rollout.work import Work
 from inventory.connect.errors import Refused, Unreachable
 
@@ -32,6 +33,10 @@ class HostHangs(Fault):
 
     code = "COR-ROL-031"
     remedy = "`rollout retry` asks the host what came of it; the policy's deadline_s is how long one may take."
+
+
+# What came of one host, phase by phase, and whether it is silence.
+_End = tuple[list[StepOutcome], bool]
 
 
 @dataclass
@@ -59,10 +64,10 @@ class _Run:
             return "deadline"
         return ""
 
-    def take(self, outcomes: Iterable[tuple[StepOutcome, bool]]) -> None:
+    def take(self, ends: Sequence[_End]) -> None:
         """Note what came of some hosts; silence only when it is no longer tried."""
-        heard = [outcome for outcome, silent in outcomes if not silent]
-        self.silent += [outcome for outcome, silent in outcomes if silent]
+        heard = [outcome for outcomes, silent in ends for outcome in outcomes if not silent]
+        self.silent += [outcome for outcomes, silent in ends for outcome in outcomes if silent]
         self.work.finish(heard)
         if self.phase == "apply":
             self.failed = self.work.failed(self.wave)  # of other zones, too
@@ -117,7 +122,7 @@ def _tolerance(work: Work, wave: int) -> tuple[int, int]:
 def _pass(run: _Run, left: Iterator[StepView]) -> None:
     """Go over hosts once, as many at a time as the plan says; a host that hangs no longer counts among them."""
     settings, clock = run.work.plan.settings, run.work.clock
-    flying: dict[Future[tuple[StepOutcome, bool]], tuple[StepView, float]] = {}
+    flying: dict[Future[_End], tuple[StepView, float]] = {}
     pool = ThreadPoolExecutor(settings.parallel, thread_name_prefix="step")
     hang = False
     run.cut = run.why()
@@ -156,7 +161,25 @@ def _silence(work: Work, step: StepView, phase: str, fault: Fault) -> StepOutcom
     return StepOutcome(step.host, state, str(fault))
 
 
-def _one(work: Work, step: StepView, phase: str) -> tuple[StepOutcome, bool]:
+def _one(work: Work, step: StepView, phase: str) -> _End:
+    """Do one host, and go on with what needs no other one; silence on the way is for the next phase to deal with."""
+    outcome, silent = _do(work, step, phase)
+    outcomes = [outcome]
+    while not silent and (phase := _follows(phase, outcome)) and not work.stop.is_set():
+        outcome, quiet = _do(work, replace(step, state=outcome.state, document=outcome.document), phase)
+        if quiet:
+            break
+        outcomes.append(outcome)
+    return outcomes, silent
+
+
+def _follows(phase: str, outcome: StepOutcome) -> str:
+    """Return the phase that takes a host up where *phase* left it, without waiting for others; empty: none."""
+    after = AT_ONCE[AT_ONCE.index(phase) + 1 :][:1] if phase in AT_ONCE else ()
+    return next((following for following in after if outcome.state in ACTS[following][0]), "")
+
+
+def _do(work: Work, step: StepView, phase: str) -> tuple[StepOutcome, bool]:
     """Do one host; return where it got to, and whether that is silence."""
     _, act, _, faulty = ACTS[phase]
     try:

@@ -5,6 +5,7 @@ Unreachable          no answer in time, or none at all: counted apart, never suc
 ├── CommandTimeout   the command did not end in time
 ├── NotSsh           something answers that is no SSH server
 └── ConnectionLost   it was there and went away in the middle
+    └── NotBegun     before the command was sent
 Refused              a person must act first
 ├── HostKeyUnknown   no known_hosts entry
 ├── HostKeyChanged   the entry and the host disagree
@@ -52,6 +53,13 @@ class ConnectionLost(Unreachable):
 
     code = "COR-SSH-005"
     remedy = "Ask the host's status before doing it again."
+
+
+class NotBegun(ConnectionLost):
+    """The connection was gone before the command was sent: nothing happened on the host."""
+
+    code = "COR-SSH-006"
+    remedy = "Try again: a new connection shows whether the host is there."
 
 
 class Refused(Fault):

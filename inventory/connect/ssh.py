@@ -27,6 +27,7 @@ from inventory.connect.errors import (
     HostKeyChanged,
     HostKeyUnknown,
     KeyUnusable,
+    NotBegun,
     NotSsh,
     Refused,
     Unreachable,
@@ -41,6 +42,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 _CHUNK = 65536
 _AFTER_EXIT_S = 2.0
+_CHANNEL_S = 10.0  # an open connection that gives no channel for so long is gone
 _GRACE_S = 2.0  # after a deadline, before the socket is torn down under a stuck library call
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")  # how today's servers sign with the key that known_hosts calls ssh-rsa
 
@@ -82,13 +84,14 @@ class SshConnection:
         channel: paramiko.Channel | None = None
         with hard_stop(timeout + _GRACE_S, self._wire.tear_down):
             try:
-                channel = self._transport().open_session(timeout=timeout)
+                channel = self._transport().open_session(timeout=min(timeout, _CHANNEL_S))
                 channel.exec_command(command.encode())
                 return self._exchange(channel, stdin, deadline, limit, timeout)
             except (paramiko.SSHException, OSError, EOFError) as error:
                 if time.monotonic() >= deadline:
                     raise self._late(timeout) from None
-                raise ConnectionLost(f"{self._name}: {_words(error)}") from None
+                kind = NotBegun if channel is None else ConnectionLost
+                raise kind(f"{self._name}: {_words(error)}") from None
             finally:
                 if channel is not None:
                     with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
@@ -124,7 +127,7 @@ class SshConnection:
     def _transport(self) -> paramiko.Transport:
         transport = self._client.get_transport()
         if transport is None or not transport.is_active():
-            raise ConnectionLost(f"{self._name}: the connection is closed")
+            raise NotBegun(f"{self._name}: the connection is closed")
         return transport
 
     def _late(self, timeout: float) -> CommandTimeout:

@@ -100,7 +100,7 @@ class ScriptedHosts:
             "asked": question["count"], "errors": 0, "latencies_us": [1000.0] * question["count"]
         }  # fmt: skip
 
-    def connect(self, host: Host) -> Any:
+    def connect(self, host: Host, *, fresh: bool = False) -> Any:
         return self._open(host.name)
 
     @contextmanager

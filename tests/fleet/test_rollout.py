@@ -231,7 +231,7 @@ def test_networking_is_confirmed_over_a_new_connection(start, tmp_path: Path) ->
     rollout = start(["a"], revert_s=60.0)
     opened: list[str] = []
     connect = rollout.fleet.connect
-    rollout.fleet.connect = lambda host: opened.append(host.name) or connect(host)
+    rollout.fleet.connect = lambda host, *, fresh=False: (opened.append(host.name) if fresh else None) or connect(host)
     before: dict[str, int] = {}
     rollout.fleet.before = lambda host, verb: before.setdefault(verb, len(opened)) and None
     assert rollout.go() == "COMPLETED"

@@ -339,7 +339,7 @@ def test_budgets_bound_what_goes_through_a_jump_host() -> None:
             with lock:
                 now -= 1
 
-    connect = Budget(per_jump=3, per_zone=100).within(lambda host: Way(), hosts)
+    connect = Budget(per_jump=3, per_zone=100).within(lambda host, *, fresh=False: Way(), hosts)
 
     def use(name: str) -> None:
         with connect(hosts[name]):

@@ -6,7 +6,7 @@ act first), ``AgentRefused`` (the host said no, and why) or ``AgentGarbled`` (no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -72,5 +72,13 @@ class Executor(Protocol):
         ...
 
 
-# Opens a new connection each time it is called.
-ExecutorFactory = Callable[[Host], AbstractContextManager[Executor]]
+class ExecutorFactory(Protocol):
+    """The way to any host's agent."""
+
+    def __call__(self, host: Host, *, fresh: bool = False) -> AbstractContextManager[Executor]:
+        """Return a way to *host*'s agent, perhaps over a connection that was open already; *fresh*: over a new one.
+
+        What must be seen over a new connection says so: that a program does not cut its host off, and what came of an
+        apply that nothing was heard of.
+        """
+        ...

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from fleet.rollout.execute import ExecutorFactory
 from fleet.rollout.execute.artefacts import Artefacts
+from fleet.rollout.execute.kept import Kept
 from fleet.rollout.execute.slices import Call, Slices
 from fleet.rollout.execute.ssh import agent_executors
 from inventory.connect import Completed, Connection
@@ -67,4 +68,5 @@ def ansible_executors(
     def connect(host: Host, **_: Any) -> Connection:
         return AnsibleConnection(host, slices)
 
-    return agent_executors(hosts, artefacts, connect=connect, timeout_s=timeout_s, deadline_s=deadline_s)
+    kept = Kept(most=0)  # Ansible keeps its connections itself, and each of ours begins with a new one
+    return agent_executors(hosts, artefacts, connect=connect, timeout_s=timeout_s, deadline_s=deadline_s, kept=kept)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from fleet.rollout.execute import Executor, ExecutorFactory
+from fleet.rollout.execute.kept import PER_JUMP, Kept, jumps_of
 from inventory.host import Host, zone_of
 
-PER_JUMP = 8
 PER_ZONE = 64
 
 
@@ -25,6 +25,7 @@ class Budget:
         self._per_zone = per_zone
         self._rooms: dict[str, threading.BoundedSemaphore] = {}
         self._lock = threading.Lock()
+        self.kept = Kept(per_jump=per_jump)  # those that nobody uses count, too
 
     @contextmanager
     def room(self, host: Host, hosts: Mapping[str, Host]) -> Iterator[None]:
@@ -38,19 +39,15 @@ class Budget:
 
     def _asked(self, host: Host, hosts: Mapping[str, Host]) -> list[tuple[str, int]]:
         """What is asked for, in one order for everybody: two that wait for each other would wait for ever."""
-        names: set[str] = set()
-        jump = host.jump
-        while jump is not None and f"jump {jump}" not in names:
-            names.add(f"jump {jump}")
-            jump = hosts[jump].jump if jump in hosts else None
-        return [*((name, self._per_jump) for name in sorted(names)), (f"zone {zone_of(host)}", self._per_zone)]
+        jumps = jumps_of(host, hosts)
+        return [*((f"jump {name}", self._per_jump) for name in jumps), (f"zone {zone_of(host)}", self._per_zone)]
 
     def within(self, connect: ExecutorFactory, hosts: Mapping[str, Host]) -> ExecutorFactory:
         """Return *connect* as it stays within this budget; *hosts* holds the jump hosts."""
 
         @contextmanager
-        def opened(host: Host) -> Iterator[Executor]:
-            with self.room(host, hosts), connect(host) as executor:
+        def opened(host: Host, *, fresh: bool = False) -> Iterator[Executor]:
+            with self.room(host, hosts), connect(host, fresh=fresh) as executor:
                 yield executor
 
         return opened

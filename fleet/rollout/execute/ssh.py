@@ -18,6 +18,7 @@ from typing import Any, cast
 from btf.fault import EXIT_NO, Fault, printable
 from fleet.rollout.execute import AgentGarbled, AgentRefused, Document, Executor, ExecutorFactory, Spec
 from fleet.rollout.execute.artefacts import Artefacts
+from fleet.rollout.execute.kept import Kept
 from fleet.rollout.execute.runner import RunnerExecutor
 from inventory.connect import Completed, Connection, open_connection
 from inventory.host import Host
@@ -223,14 +224,20 @@ def agent_executors(
     connect: Callable[..., Connection] = open_connection,
     timeout_s: float = 10.0,
     deadline_s: float = 600.0,
+    kept: Kept | None = None,
 ) -> ExecutorFactory:
-    """Return a factory of executors, over SSH or locally; *hosts* holds jump hosts, *deadline_s* bounds one call."""
+    """Return a factory of executors, over SSH or locally; *hosts* holds jump hosts, *deadline_s* bounds one call.
+
+    Connections stay open in *kept*, by default one of its own.
+    """
 
     without: set[str] = set()  # hosts that turned out to have no Python
+    keeping = Kept() if kept is None else kept
 
     @contextmanager
-    def opened(host: Host) -> Iterator[Executor]:
-        with connect(host, hosts=hosts, timeout_s=timeout_s) as connection:
+    def opened(host: Host, *, fresh: bool = False) -> Iterator[Executor]:
+        opening = functools.partial(connect, host, hosts=hosts, timeout_s=timeout_s)
+        with keeping.lend(host, hosts, opening, fresh=fresh) as connection:
             agent = AgentExecutor(host, connection, artefacts, deadline_s=deadline_s)
             alone = RunnerExecutor(host, connection, artefacts, deadline_s=deadline_s)
             yield HostExecutor(host.name, agent, alone, without)
