@@ -60,7 +60,7 @@ def start_sshd(folder: Path) -> Sshd:
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nAuthorizedKeysFile {folder}/authorized_keys\n"
         "AuthenticationMethods publickey\nPermitRootLogin prohibit-password\nStrictModes no\nUsePAM no\nPidFile none\n"
-        "PrintMotd no\nMaxSessions 50\nMaxStartups 200\nLogLevel ERROR\n"
+        "PrintMotd no\nMaxSessions 50\nMaxStartups 200\nLogLevel ERROR\nSubsystem sftp internal-sftp\n"
     )
     public = " ".join(host_key.with_suffix(".pub").read_text().split()[:2])
     known_hosts = folder / "known_hosts"
