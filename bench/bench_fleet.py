@@ -247,7 +247,8 @@ def carried(
     grown = size(home) - filled
     print(f"  {state}: {dict(ends)}; {SimulatedConnection.logins} logins, {len(calls)} commands", flush=True)
     print(f"  controller: processor {took.cpu:.1f} s = {1000 * took.cpu / hosts:.1f} ms a host, "
-          f"{1000 * took.cpu / max(1, len(calls)):.2f} ms a command;\n    wall {took.wall:.1f} s = {hosts / took.wall:.0f} hosts/s, "
+          f"{1000 * took.cpu / max(1, len(calls)):.2f} ms a command;\n"
+          f"    wall {took.wall:.1f} s = {hosts / took.wall:.0f} hosts/s, "
           f"{len(calls) / took.wall:.0f} commands/s; peak {peak():.0f} MiB")  # fmt: skip
     print(f"  a command: p50 {of(calls, 0.5):.1f} ms, p99 {of(calls, 0.99):.1f} ms; "
           f"from token to verified: p50 {of(spans, 0.5):.0f} ms, p99 {of(spans, 0.99):.0f} ms")  # fmt: skip

@@ -31,6 +31,8 @@ from fleet.record.tables import (
 from fleet.record.views import Claim, SampleView, StepOutcome
 from fleet.record.worker_store import check_claim, zones_of
 
+_AT_ONCE = 500  # rows that one statement reads by name
+
 
 def _count(session: Session, name: str, floor: int = 0) -> int:
     """Return the next value of counter *name*, above *floor*; never one twice."""
@@ -177,8 +179,12 @@ class RolloutStore(HostStore):
         with self.writing() as session:
             check_claim(session, claim)
             program = session.get_one(RolloutRow, rollout_id).program
+            outcomes = tuple(outcomes)
+            names = tuple({outcome.host for outcome in outcomes[:_AT_ONCE]})
+            rows = select(StepRow).where(StepRow.rollout_id == rollout_id, StepRow.host.in_(names))
+            found = {row.host: row for row in session.execute(rows).scalars()}
             for outcome in outcomes:
-                row = session.get_one(StepRow, (rollout_id, outcome.host))
+                row = found.get(outcome.host) or session.get_one(StepRow, (rollout_id, outcome.host))
                 if row.state != outcome.state:
                     self._finish(session, row, program, outcome, at)
 

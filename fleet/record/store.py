@@ -48,10 +48,14 @@ class Planned(Protocol):
     def text(self) -> bytes: ...  # noqa: D102 - corollout.plan/1
 
 
+# Made once: to make the statement costs several times what it costs to run it, and a host's steps write many.
+_AUDIT = insert(AuditRow)
+
+
 def add_audit(session: Session, at: float, actor: str, verb: str, **fields: Any) -> None:
     """Append one audit row in *session*'s transaction; ``fields`` are the columns of ``AuditRow``."""
     fields["detail"] = printable(str(fields.get("detail") or ""), 1000)
-    session.execute(insert(AuditRow).values(at=at, actor=printable(actor, 200), verb=verb, **fields))
+    session.execute(_AUDIT, {"at": at, "actor": printable(actor, 200), "verb": verb, **fields})
 
 
 # A fault's code, first match by prefix → the host's reach. By code: this room does not know how hosts are reached.

@@ -94,7 +94,7 @@ def _rest(work: Work, wave: int) -> None:
     """Wait until the next look, or until a person asks or the work is stopped."""
     settings = work.plan.settings
     bake_s = next((w.bake_s for w in work.plan.waves if w.number == wave), 0.0)
-    interval = min((spec["budget"]["interval_s"] for spec in work.specs.values()), default=5.0)
+    interval = min((shared["budget"]["interval_s"] for shared in work.plan.shared.values()), default=5.0)
     if settings.service is not None:
         interval = min(interval, settings.service.every_s)
     until = work.clock.now() + max(0.2, min(interval, bake_s / (settings.samples + 1) or interval))
