@@ -145,13 +145,13 @@ _TOUCHED = ("reverting", "revert-pending")
 STEP_ROWS: dict[str, StepState] = {
     row.name: row
     for row in (
-        StepState("pending", "its turn is to come", ("probed", "skipped", "unreachable", "failed", "held")),
+        StepState("pending", "its turn is to come", ("probed", "skipped", "unreachable", "failed", "held", *_TOUCHED)),
         StepState("probed", "still the host that was planned",
-                  ("staged", "unreachable", "failed", "held", "pending", "skipped")),
+                  ("staged", "unreachable", "failed", "held", "pending", "skipped", *_TOUCHED)),
         StepState("staged", "the artefacts are there",
-                  ("checked", "unreachable", "failed", "held", "pending", "skipped")),
+                  ("checked", "unreachable", "failed", "held", "pending", "skipped", *_TOUCHED)),
         StepState("checked", "loaded without attaching",
-                  ("applying", "unreachable", "failed", "held", "pending", "skipped")),
+                  ("applying", "unreachable", "failed", "held", "pending", "skipped", *_TOUCHED)),
         StepState("applying", "its token is out; the outcome is not known yet",
                   ("attached", "unreachable", "failed", *_TOUCHED)),
         StepState("attached", "the host says that it runs",
@@ -159,8 +159,8 @@ STEP_ROWS: dict[str, StepState] = {
         StepState("verified", "seen running over a new connection", ("healthy", "failed", "drifted", *_TOUCHED)),
         StepState("healthy", "its wave passed", ("failed", "drifted", *_TOUCHED)),
         StepState("drifted", "runs something else, or nothing, since", ("attached", "failed", "pending", *_TOUCHED)),
-        StepState("held", "its kernel build was halted alone", ("pending", "skipped")),
-        StepState("skipped", "left out", ("pending",)),
+        StepState("held", "its kernel build was halted alone", ("pending", "skipped", *_TOUCHED)),
+        StepState("skipped", "left out", ("pending", *_TOUCHED)),
         StepState("unreachable", "silent: neither done nor failed", ("pending", *_TOUCHED)),
         StepState("failed", "did not get there, or ended", ("pending", *_TOUCHED)),
         StepState("reverting", "being undone; the outcome is not known yet",
@@ -174,8 +174,11 @@ STEP_ROWS: dict[str, StepState] = {
 # Host steps. Those that may have left something on the host are the ones with a token (StepRow.token).
 LIVE_STEPS = ("attached", "verified", "healthy")
 RETRIED_STEPS = ("failed", "unreachable")
-WAITING_STEPS = ("pending", "probed", "staged", "checked")  # nothing of it was attached
+WAITING_STEPS = ("pending", "probed", "staged", "checked")  # to be attached; by an earlier try it may be already
 NAMED_STEPS = (*RETRIED_STEPS, "held", "reverted", "drifted", "skipped")  # tried again where a person names them
 LEFT_STEPS = ("revert-pending", "reverting", "revert-failed")  # of an undoing that is not through
-UNDONE_STEPS = (*LIVE_STEPS, "applying", "failed", "unreachable", "drifted", *LEFT_STEPS)  # may have something to undo
+# May have something to undo, where the host was touched: also what waits for another try, or was left out at one.
+UNDONE_STEPS = (
+    *LIVE_STEPS, "applying", "failed", "unreachable", "drifted", *LEFT_STEPS, *WAITING_STEPS, "held", "skipped",
+)  # fmt: skip
 OUT_STEPS = ("skipped", "held", "reverted", *LEFT_STEPS)  # no longer of their wave: a gate does not count them
