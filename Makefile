@@ -10,7 +10,7 @@ OBJECTS := $(foreach d,$(PROGRAM_DIRS),$(if $(wildcard $(d)core.bpf.c),$(d)core.
 RUNNER := probes/runner/bpfrun
 COLLECTION := playbooks/collections/ansible_collections/corollout/fleet
 
-.PHONY: run test lint bench fuzz proof ansible-sanity build setup clean
+.PHONY: run test lint bench faults fuzz proof ansible-sanity build setup clean
 
 run: setup build
 	$(BIN)/python -m fleet.lab.tour
@@ -39,6 +39,11 @@ proof: setup build
 	tools/setup.sh "$(PYTHON)" "$(VENV)" proof
 	$(BIN)/python -m pytest -v -s -m proof
 	$(BIN)/python tools/proof.py docs/proof.md .cache/kernels
+
+# Every fault at every boundary, on scripted hosts and real agents, as root; written to docs/faults.md.
+# Hours on two cores; FAULTS="agents 10" names a level, and one of so many rows.
+faults: setup build
+	nice $(BIN)/python tools/faults.py docs/faults.md $(FAULTS)
 
 # A million damaged inputs; FUZZ="--seconds 600 --target object" sets how many and of what. It goes on where it ended.
 FUZZ ?= --inputs 1000000

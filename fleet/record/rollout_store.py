@@ -168,15 +168,21 @@ class RolloutStore(HostStore):
             )  # fmt: skip
             return int(token)
 
-    def finish_steps(self, rollout_id: str, outcomes: Iterable[StepOutcome], *, claim: Claim | None = None) -> None:
+    def finish_steps(
+        self, rollout_id: str, outcomes: Iterable[StepOutcome], *, controller: str | None = None,
+        claim: Claim | None = None,
+    ) -> None:  # fmt: skip
         """Write where steps got to, in one transaction; a step that is there already is left alone.
 
-        Refuses when the slice of *claim* belongs to another worker by now.
+        Refuses when the rollout belongs to another *controller* by now, or the slice of *claim* to another worker:
+        what they know is newer.
 
         ``attached`` makes the assignment (desired state), ``reverted`` restores the one before or ends it.
         """
         at = self.now()
         with self.writing() as session:
+            if controller is not None:
+                check_owner(session, rollout_id, controller)
             check_claim(session, claim)
             program = session.get_one(RolloutRow, rollout_id).program
             outcomes = tuple(outcomes)

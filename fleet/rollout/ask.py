@@ -48,7 +48,7 @@ def baseline(work: Work, wave: int) -> str:
     hosts = [s.host for s in _asked(work, wave, policy) if s.state == "checked"]  # who is about to be touched
     while hosts and work.record.service_rounds(work.rollout_id, wave, "before", hosts) < wanted:
         until = ask_round(work, wave, "before", hosts, policy) + policy.every_s
-        while (left := until - work.clock.now()) > 0:
+        while 0 < (left := until - work.clock.now()) <= policy.every_s:  # or it was set back
             if work.stop.is_set() or work.watching():
                 return "stopped" if work.stop.is_set() else "asked"
             work.clock.wait(work.stop, min(left, _SLICE_S))

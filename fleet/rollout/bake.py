@@ -32,18 +32,18 @@ def watch_over(work: Work, wave: int, *, hold: bool) -> dict[str, Any]:
     ``{"canaries"}``: those of an earlier wave that tripped now, which no gate would look at again.
     """
     policy = None if hold else work.plan.settings.service
-    due = work.clock.now()
+    due, begun = work.clock.now(), _begun(work, wave)
     failed = work.failed(wave)
     while True:
         waves = range(wave + 1) if hold else sorted({0, wave})  # who holds, holds all that runs
         tripped = [sample for number in waves if number >= 0 for sample in look(work, number)]
         look_at_controls(work, wave)
         over = not hold and (bool(tripped) or work.failed(wave) > failed)  # in another zone
-        if policy is not None and not over and work.clock.now() >= due:
+        if policy is not None and not over and not due - policy.every_s <= work.clock.now() < due:  # or it was set back
             due = ask_after(work, wave, policy)
         if not over:
             _rest(work, wave)
-            over = not hold and _baked(work, wave)
+            over = not hold and _baked(work, wave, begun)
         if over or work.stop.is_set() or work.watching():
             return {"over": over, "canaries": [s.host for s in tripped if s.wave != wave]}
 
@@ -97,15 +97,27 @@ def _rest(work: Work, wave: int) -> None:
     interval = min((shared["budget"]["interval_s"] for shared in work.plan.shared.values()), default=5.0)
     if settings.service is not None:
         interval = min(interval, settings.service.every_s)
-    until = work.clock.now() + max(0.2, min(interval, bake_s / (settings.samples + 1) or interval))
-    while (left := until - work.clock.now()) > 0 and not work.stop.is_set() and not work.watching():
+    until = work.clock.elapsed() + max(0.2, min(interval, bake_s / (settings.samples + 1) or interval))
+    while (left := until - work.clock.elapsed()) > 0 and not work.stop.is_set() and not work.watching():
         work.clock.wait(work.stop, min(left, _SLICE_S))
 
 
-def _baked(work: Work, wave: int) -> bool:
+def _begun(work: Work, wave: int) -> float:
+    """When the wave began to bake, by the clock that nobody sets; a bake lasts as long whatever is done to the other.
+
+    Where that one was set back, samples from now on would lie before the bake: then it begins, for them, now.
+    """
+    since, now = work.record.rollout(work.rollout_id).waves[wave].baking_since, work.clock.now()
+    if since is not None and since > now:
+        work.record.set_wave(work.rollout_id, wave, baking_since=now)
+    return work.clock.elapsed() - max(0.0, now - (since or 0.0))
+
+
+def _baked(work: Work, wave: int, begun: float) -> bool:
     """Whether its time is over; where measurements are missing it goes on a while, as too few are inconclusive."""
+    _begun(work, wave)
     view = work.record.rollout(work.rollout_id).waves[wave]
-    baked = work.clock.now() - (view.baking_since or 0.0)
+    baked = work.clock.elapsed() - begun
     if baked < view.bake_s:
         return False
     counts = work.record.sample_counts(work.rollout_id, wave, since=view.baking_since or 0.0)

@@ -14,6 +14,10 @@ class Clock(Protocol):
         """Return the time now."""
         ...
 
+    def elapsed(self) -> float:
+        """Return seconds since some moment, by a clock that nobody sets: what durations are measured with."""
+        ...
+
     def wait(self, stop: threading.Event, seconds: float) -> None:
         """Wait *seconds*, or until *stop* is set."""
         ...
@@ -25,6 +29,10 @@ class SystemClock:
     def now(self) -> float:
         """Return the time now."""
         return time.time()
+
+    def elapsed(self) -> float:
+        """Return seconds since some moment."""
+        return time.monotonic()
 
     def wait(self, stop: threading.Event, seconds: float) -> None:
         """Wait *seconds*, or until *stop* is set."""

@@ -33,6 +33,7 @@ from fleet.rollout.work import Work
 __all__ = ["Engine", "Interrupted", "ProtocolDiffers", "exit_of", "run_rollout"]
 
 _WATCH_S = 0.2
+_NOTED_S = 5.0
 _END_S = 30.0  # how long slices that were told to stop are waited for
 _KEPT = 8  # works of rollouts that others lead
 
@@ -156,6 +157,7 @@ class Engine:
     ) -> int:
         """Tell what happens until the leg ends; Ctrl-C asks it to end. Returns the last event's id."""
         handle = self._legs.begin(work, adopt=adopt)
+        given_up = 0.0  # when a failed leg is no longer waited for: on a full disk DBOS cannot note its end
         while True:
             try:
                 status = handle.get_status().status
@@ -166,14 +168,24 @@ class Engine:
                     break
                 if lost.is_set() or self.presence.lost.is_set():
                     raise ClaimRefused(f"{work.rollout_id} was taken over by another controller")
+                if work.rollout_id in self._failures:
+                    given_up = given_up or time.monotonic() + _NOTED_S
+                    if time.monotonic() > given_up:
+                        break
                 time.sleep(_WATCH_S)
             except KeyboardInterrupt:
                 work.stop.set()
         if work.rollout_id in self._failures:
-            raise self._failures[work.rollout_id]
+            raise self._told(work, self._failures[work.rollout_id])
         if status != "SUCCESS":
             raise Interrupted(f"{work.rollout_id}: its leg ended as {status}")
         return seen
+
+    def _told(self, work: Work, error: BaseException) -> BaseException:
+        """Return what ended a leg as the fault it is: DBOS has its own words for having lost one."""
+        if not isinstance(error, Fault) and not self.record.beat(work.rollout_id, work.controller):
+            return ClaimRefused(f"{work.rollout_id} was taken over by another controller")
+        return error
 
     def close(self) -> None:
         """End DBOS in this process; slices that were told to stop get a moment to."""
@@ -192,12 +204,13 @@ def launched(
     if not _one_at_a_time.acquire(blocking=False):
         raise ClaimRefused("this process drives a rollout already")
     try:
-        engine = Engine(record, log, zones, connect, clock=clock, stop=stop, takeover_s=takeover_s)
-        try:
-            with engine.presence.living():
-                yield engine
-        finally:
-            engine.close()
+        with record.faults():  # what DBOS meets is told as what the record meets
+            engine = Engine(record, log, zones, connect, clock=clock, stop=stop, takeover_s=takeover_s)
+            try:
+                with engine.presence.living():
+                    yield engine
+            finally:
+                engine.close()
     finally:
         _one_at_a_time.release()
 

@@ -72,14 +72,17 @@ class Work:
 
     def begin(self, host: str, *, revert: bool = False, among: tuple[str, ...] | None = None) -> int:
         """Write that *host* is about to be touched, if its step is *among* these; returns its fencing token."""
-        leader = self.controller if self.claim is None else None
         return self.record.begin_step(
-            self.rollout_id, host, controller=leader, claim=self.claim, revert=revert, among=among
+            self.rollout_id, host, controller=self._leader, claim=self.claim, revert=revert, among=among
         )
 
     def finish(self, outcomes: Iterable[StepOutcome]) -> None:
         """Write where hosts got to."""
-        self.record.finish_steps(self.rollout_id, outcomes, claim=self.claim)
+        self.record.finish_steps(self.rollout_id, outcomes, controller=self._leader, claim=self.claim)
+
+    @property
+    def _leader(self) -> str | None:
+        return self.controller if self.claim is None else None
 
     def watching(self) -> bool:
         """Whether a person's request waits: phases end early for it."""

@@ -46,6 +46,9 @@ class TestClock:
             self._now += 0.001
             return self._now
 
+    def elapsed(self) -> float:
+        return self.now()
+
     def wait(self, stop: threading.Event, seconds: float) -> None:
         with self._lock:
             self._now += seconds
