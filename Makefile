@@ -23,8 +23,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	cd $(COLLECTION) && ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/playbooks/collections \
-	  $(CURDIR)/$(BIN)/ansible-lint --nocolor -q .
+	@cd $(COLLECTION) && PATH="$(CURDIR)/$(BIN):$$PATH" ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/playbooks/collections \
+	  ansible-lint --nocolor -q .
 
 # Ansible's own tests of a collection, in environments of their own, without containers. It fetches what they pin.
 ansible-sanity: setup
