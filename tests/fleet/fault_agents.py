@@ -126,8 +126,8 @@ class AgentWorld:
 
     def _watched(self, factory: Any) -> Any:
         @contextmanager
-        def opened(host: Any) -> Iterator[Any]:
-            with factory(host) as executor:
+        def opened(host: Any, **options: Any) -> Iterator[Any]:
+            with factory(host, **options) as executor:
                 yield _Told(executor, host.name, self)
 
         return opened

@@ -76,8 +76,8 @@ class Boundaries:
         """The same factory of executors, each call of which has boundaries."""
 
         @contextmanager
-        def opened(host: Any) -> Any:
-            with factory(host) as executor:
+        def opened(host: Any, **options: Any) -> Any:
+            with factory(host, **options) as executor:
                 yield Watched(self, host, factory, executor)
 
         return opened
