@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from lab_fleet import LabFleet, eventually, kill_9
 
+from btf.fault import Fault
 from fleet.lab.hosts import HOSTS
 from fleet.lab.namespaces import Lab
 
@@ -131,6 +132,33 @@ def test_a_denied_connection_is_denied_and_counted_by_core_and_by_fallback(untou
     fleet.run("rollout", "rollback", rollout_id, "--yes")
     with fleet.servers("plain-1"):
         assert fleet.connect("plain-2", "plain-1", 9090)["ok"], "after rollback nothing is denied"
+
+
+def test_a_policy_that_cuts_its_own_controller_off_reverts_by_itself(untouched: LabFleet) -> None:
+    fleet, host = untouched, "plain-1"
+    plan = fleet.plan("net-policy", "--where", f"name={host}", "--policy", str(POLICY), "--controller", "192.0.2.0/24")
+    fleet.run("rollout", "start", plan, "--yes", code=6)
+    rollout_id = fleet.newest()
+    shown = fleet.ask("rollout", "status", rollout_id, code=6)
+    assert shown["steps"][0]["state"] == "unreachable", "nobody was told that it went well"
+    assert shown["rollout"]["state"] == "PAUSED"
+    eventually(lambda: "here" in _answer(fleet, host), "the host answers again", within_s=120)
+    (row,) = [r for r in fleet.ask("status")["programs"] if r["host"] == host] or [None]
+    assert row is None or row["state"] == "reverted"
+    fleet.run("rollout", "retry", rollout_id, "--yes", code=5)
+    step = fleet.ask("rollout", "status", rollout_id, code=5)["steps"][0]
+    assert step["state"] == "failed"
+    assert "reverted" in step["detail"] or "COR-AGT-022" in step["detail"]
+    eventually(lambda: "here" in _answer(fleet, host), "the host answers again", within_s=120)
+    fleet.run("rollout", "rollback", rollout_id, "--yes")
+
+
+def _answer(fleet: LabFleet, host: str) -> str:
+    """What the host says over a new connection, or nothing."""
+    try:
+        return fleet.shell(host, "echo here")
+    except Fault:
+        return ""
 
 
 def test_a_controller_killed_in_wave_1_finishes_when_started_again_and_touches_no_host_twice(
