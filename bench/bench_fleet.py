@@ -35,12 +35,12 @@ from btf.archive.archive import Archive
 from fleet.compatibility.verdict import Choice, Verdict
 from fleet.prepare import Wishes, prepare
 from fleet.record import Record, open_record
-from fleet.rollout.engine import run_rollout
+from fleet.rollout.driving.engine import run_rollout
 from fleet.rollout.execute.artefacts import Artefacts
 from fleet.rollout.execute.budget import Budget
 from fleet.rollout.execute.ssh import agent_executors
-from fleet.rollout.plan import read_plan
-from fleet.rollout.settings import WaveSettings
+from fleet.rollout.planning.plan import read_plan
+from fleet.rollout.planning.settings import WaveSettings
 from inventory.connect import Completed
 from inventory.connect.errors import ConnectionLost, NotBegun, Unreachable
 from inventory.host import Host

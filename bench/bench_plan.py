@@ -71,8 +71,8 @@ def told(way: str, took: Watch, extra: str = "") -> None:
 
 
 def in_memory() -> None:
-    from fleet.rollout.freeze import make_plan
-    from fleet.rollout.settings import WaveSettings
+    from fleet.rollout.planning.freeze import make_plan
+    from fleet.rollout.planning.settings import WaveSettings
     from inventory.host import Host
 
     hosts = [Host(f"host-{n:06}") for n in range(HOSTS)]
@@ -101,7 +101,7 @@ def from_record(home: Path, *, running: bool) -> None:
     from fleet.prepare import Wishes, prepare
     from fleet.record import open_record
     from fleet.rollout.execute.artefacts import Artefacts
-    from fleet.rollout.settings import WaveSettings
+    from fleet.rollout.planning.settings import WaveSettings
 
     settings = WaveSettings()
     took, kept = Watch(), Watch()

@@ -27,12 +27,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "inventory")]
 from own_sshd import Sshd, start_sshd  # noqa: E402
 
 from fleet.record import open_record  # noqa: E402
-from fleet.rollout.engine import run_rollout  # noqa: E402
+from fleet.rollout.driving.engine import run_rollout  # noqa: E402
 from fleet.rollout.execute.artefacts import Artefacts  # noqa: E402
 from fleet.rollout.execute.budget import Budget  # noqa: E402
 from fleet.rollout.execute.ssh import agent_executors, agent_zipapp  # noqa: E402
-from fleet.rollout.plan import Plan, PlannedHost, Wave  # noqa: E402
-from fleet.rollout.settings import WaveSettings  # noqa: E402
+from fleet.rollout.planning.plan import Plan, PlannedHost, Wave  # noqa: E402
+from fleet.rollout.planning.settings import WaveSettings  # noqa: E402
 from inventory.collect import scan  # noqa: E402
 from inventory.connect import open_connection  # noqa: E402
 from inventory.host import Host  # noqa: E402

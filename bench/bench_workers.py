@@ -23,7 +23,7 @@ from pg_server import Server  # noqa: E402
 from scripted_hosts import ScriptedHosts, plan_of  # noqa: E402
 
 from fleet.record import open_record  # noqa: E402
-from fleet.rollout.engine import run_rollout  # noqa: E402
+from fleet.rollout.driving.engine import run_rollout  # noqa: E402
 from inventory.host import Host  # noqa: E402
 
 HOSTS = int(sys.argv[1]) if len(sys.argv) > 1 else 300

@@ -24,8 +24,8 @@ from fleet.rollout.execute import Executor
 from fleet.rollout.execute.artefacts import Artefacts
 from fleet.rollout.execute.runner import RunnerExecutor, runner
 from fleet.rollout.execute.ssh import MAX_ANSWER, NOT_RUN, AgentExecutor, HostExecutor, NoPython, agent_zipapp
-from fleet.rollout.settings import WaveSettings
-from fleet.rollout.watch import Observed, observe
+from fleet.rollout.hosts.watch import Observed, observe
+from fleet.rollout.planning.settings import WaveSettings
 from fleet.survey import decide, harvest
 from inventory.collect import ScanOutcome, collect_facts
 from inventory.connect import Completed, Connection

@@ -19,9 +19,9 @@ from btf.objects.elf_object import read_object
 from fleet.policy import compile_policy, parse_policies
 from fleet.record import Record
 from fleet.rollout.execute.artefacts import Artefacts
-from fleet.rollout.freeze import Candidate, Pinned, Running, freeze
-from fleet.rollout.plan import Plan, read_plan
-from fleet.rollout.settings import WaveSettings
+from fleet.rollout.planning.freeze import Candidate, Pinned, Running, freeze
+from fleet.rollout.planning.plan import Plan, read_plan
+from fleet.rollout.planning.settings import WaveSettings
 from fleet.selection import matching
 from inventory.host import Host
 from probes.catalogue import Build, Program

@@ -15,10 +15,10 @@ from btf.fault import Fault
 from fleet.prepare import prepare, wishes_of
 from fleet.record import Record
 from fleet.record.views import Difference
-from fleet.rollout.drift import KINDS
+from fleet.rollout.drift.compare import KINDS
 from fleet.rollout.execute import ExecutorFactory
 from fleet.rollout.execute.artefacts import Artefacts
-from fleet.rollout.plan import Plan, load_plan
+from fleet.rollout.planning.plan import Plan, load_plan
 from fleet.rollout.states import ABORTED, COMPLETED, ROLLBACK_INCOMPLETE, ROLLED_BACK
 from fleet.survey import decide, harvest, scan
 from inventory.connect import Connection

@@ -53,7 +53,7 @@ def drift(
 
 def look(settings: Settings, where: str, parallel: int) -> list[tuple[str, Any]]:
     """Look at every host that should run something, or did; returns those that could not be asked, with the fault."""
-    from fleet.rollout.patrol import patrol
+    from fleet.rollout.drift.patrol import patrol
 
     with settings.record() as record:
         wanted = set(selected(record, where))
@@ -68,7 +68,7 @@ def look(settings: Settings, where: str, parallel: int) -> list[tuple[str, Any]]
 
 
 def _rows(settings: Settings, where: str, *, foreign: bool) -> list[dict[str, Any]]:
-    from fleet.rollout.drift import KINDS
+    from fleet.rollout.drift.compare import KINDS
 
     with settings.record() as record:
         views = record.drift()

@@ -79,7 +79,7 @@ def executors(settings: Settings, record: Any, way: Any = None, budget: Any = No
 
 def hand_over(settings: Settings, record: Any, rollout_id: str, way: Any = None) -> None:
     """Leave a new rollout to the workers, and say where nobody serves."""
-    from fleet.rollout.controller import alive
+    from fleet.rollout.driving.controller import alive
 
     if way is not None:
         record.set_way(rollout_id, way, settings.actor)
@@ -95,7 +95,7 @@ def hand_over(settings: Settings, record: Any, rollout_id: str, way: Any = None)
 
 def drive(settings: Settings, rollout_id: str, *, adopt: bool = False, hold: bool = False, way: Any = None) -> int:
     """Drive until it ends or waits, from now on by *way* if one is given; returns the exit code."""
-    from fleet.rollout.engine import run_rollout
+    from fleet.rollout.driving.engine import run_rollout
     from fleet.rollout.states import exit_of, goes_on_by
 
     with settings.record() as record:

@@ -91,8 +91,8 @@ def plan(
     `corollout rollout start` takes the plan's id or its file. With --diff, PROGRAM may be a plan as well.
     """
     from fleet.prepare import Wishes, prepare
-    from fleet.rollout.changes import changes_anything, summary
-    from fleet.rollout.policy_file import settings_of
+    from fleet.rollout.planning.changes import changes_anything, summary
+    from fleet.rollout.planning.policy_file import settings_of
 
     set_here = {k: v for k, v in given.items() if v is not None and v is not False}
     if waves is not None:

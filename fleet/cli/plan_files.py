@@ -13,7 +13,7 @@ from fleet.cli.output import narrate, table
 
 if TYPE_CHECKING:
     from fleet.record import Record
-    from fleet.rollout.plan import Plan
+    from fleet.rollout.planning.plan import Plan
 
 MAX_BYTES = 1 << 30
 
@@ -28,7 +28,7 @@ class PlanUnreadable(Fault):
 
 def find_plan(record: Record, name: str) -> Plan:
     """Return the plan that *name* is the file or the id of; raises PlanUnreadable, PlanMalformed, NotInRecord."""
-    from fleet.rollout.plan import read_plan
+    from fleet.rollout.planning.plan import read_plan
 
     path = Path(name)
     if not path.is_file():
@@ -69,7 +69,7 @@ def show_plan(plan: Plan) -> None:
 
 def show_differences(before: Plan, after: Plan, output: str = "table") -> bool:
     """Print how *after* differs from *before*; returns whether it does. As a document: in place of nothing else."""
-    from fleet.rollout.changes import differences
+    from fleet.rollout.planning.changes import differences
 
     found = list(differences(before, after))
     if output in ("table", "wide") and found:

@@ -13,7 +13,7 @@ from btf.fault import EXIT_NO
 from fleet.cli.drive import check_option, chosen_way, consent, drive, way_options, yes_option
 from fleet.cli.output import narrate
 from fleet.cli.settings import Settings, pass_settings
-from fleet.rollout.verbs import ARGUMENTS, VERBS, check_request
+from fleet.rollout.machine.verbs import ARGUMENTS, VERBS, check_request
 
 
 def _options(verb: str, command: Callable[..., None]) -> Callable[..., None]:
@@ -39,14 +39,14 @@ def _ask(verb: str, help_line: str, *, consented: bool) -> click.Command:
         context: click.Context, settings: Settings, /, rollout_id: str, via: str | None,
         ansible_inventory: Path | None, *, check: bool, yes: bool, **said: Any,
     ) -> None:  # fmt: skip
-        from fleet.rollout.controller import driver
+        from fleet.rollout.driving.controller import driver
 
         way = chosen_way(via, ansible_inventory)
         arguments = check_request(verb, said)
         with settings.record() as record:
             view = record.rollout(rollout_id)
             if check:
-                from fleet.rollout.answers import rehearse
+                from fleet.rollout.machine.answers import rehearse
 
                 outcome = rehearse(record, rollout_id, verb, settings.actor, arguments)
                 narrate(f"{rollout_id} is {view.state}; {verb} would be answered: {outcome}")

@@ -51,7 +51,7 @@ def list_rollouts(settings: Settings, output: str) -> None:
 @click.pass_context
 def status(context: click.Context, settings: Settings, rollout_id: str, gate: int | None, output: str) -> None:
     """Show one rollout: waves, gates and the samples behind them, every host's step. Exit code by its state."""
-    from fleet.rollout.controller import driver
+    from fleet.rollout.driving.controller import driver
     from fleet.rollout.states import exit_of, goes_on_by
 
     if gate is not None:

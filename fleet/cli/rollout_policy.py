@@ -29,7 +29,7 @@ policy_option = click.option(
 
 def read_policy_file(path: Path | None) -> dict[str, Any]:
     """Return what the file sets, or nothing without one; raises PolicyFileUnreadable, RolloutPolicyWrong."""
-    from fleet.rollout.policy_file import MAX_BYTES, read_policy
+    from fleet.rollout.planning.policy_file import MAX_BYTES, read_policy
 
     if path is None:
         return {}
@@ -49,7 +49,7 @@ def rollout_policy(settings: Settings, file: Path | None, output: str, *, schema
     """Check a rollout policy FILE and show every key with its value; without one, the defaults."""
     import msgspec
 
-    from fleet.rollout.policy_file import policy_schema, settings_of
+    from fleet.rollout.planning.policy_file import policy_schema, settings_of
 
     if schema:
         click.echo(json.dumps(policy_schema(), indent=2))

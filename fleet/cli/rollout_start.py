@@ -15,7 +15,7 @@ from probes.catalogue import find_program
 
 if TYPE_CHECKING:
     from fleet.record import Record
-    from fleet.rollout.plan import Plan
+    from fleet.rollout.planning.plan import Plan
 
 
 @click.command()
@@ -38,8 +38,8 @@ def start(
     A plan that was changed, whose hosts changed since, or whose artefacts are gone is refused.
     """
     from fleet.prepare import require_artefacts
-    from fleet.rollout.changes import summary
-    from fleet.rollout.stale import refuse_stale
+    from fleet.rollout.planning.changes import summary
+    from fleet.rollout.planning.stale import refuse_stale
 
     way = chosen_way(via, ansible_inventory)
     with settings.record() as record:

@@ -164,7 +164,7 @@ class Look:
 
     def look(self) -> tuple[Watched, list[EventView]]:
         """Return the rollout as it is, and the events since the last look."""
-        from fleet.rollout.controller import driver
+        from fleet.rollout.driving.controller import driver
 
         record, now = self._record, self._clock()
         view = record.rollout(self._id)

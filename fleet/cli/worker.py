@@ -31,8 +31,8 @@ def worker(
 ) -> None:  # fmt: skip
     """Work until told to stop: carry the steps of hosts in these zones, lead rollouts that nobody leads, and take over
     from workers that fell silent."""
+    from fleet.rollout.driving.worker import run_worker
     from fleet.rollout.execute.budget import Budget
-    from fleet.rollout.worker import run_worker
 
     settings = settings.at(server)
     served = sorted(set(zones)) or [""]

@@ -26,9 +26,9 @@ from fleet.console.rollout_rows import (
 )
 from fleet.console.table import Table
 from fleet.record.views import RolloutView, StepView, WaveView
-from fleet.rollout.controller import driver
+from fleet.rollout.driving.controller import driver
+from fleet.rollout.machine.verbs import VERBS
 from fleet.rollout.states import BAKING, ROLLING_BACK, RUNNING
-from fleet.rollout.verbs import VERBS
 
 _DRIVEN = (RUNNING, BAKING, ROLLING_BACK)  # states in which a controller should be at work
 _ASKED = {a.name: a for a in ACTIONS if a.changes}

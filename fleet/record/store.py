@@ -35,7 +35,7 @@ class Scanned(Protocol):
 
 
 class Planned(Protocol):
-    """A plan as the record keeps it; ``fleet.rollout.plan`` makes them."""
+    """A plan as the record keeps it; ``fleet.rollout.planning.plan`` makes them."""
 
     @property
     def id(self) -> str: ...  # noqa: D102 - a field

@@ -202,7 +202,7 @@ class JoinedRow(Base):
     __tablename__ = "joined"
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
     host: Mapped[str] = mapped_column(Name, primary_key=True)
-    document: Mapped[str] = mapped_column(Text)  # JSON of fleet.rollout.waves.PlannedHost, and its own part of the spec
+    document: Mapped[str] = mapped_column(Text)  # JSON of a PlannedHost, and its own part of the spec
     at: Mapped[float] = mapped_column(Float)
 
 
@@ -212,7 +212,7 @@ class DriftRow(Base):
     __tablename__ = "drift"
     host: Mapped[str] = mapped_column(ForeignKey("host.name", ondelete="CASCADE"), primary_key=True)
     program: Mapped[str] = mapped_column(Name, primary_key=True)  # empty: the whole host
-    kind: Mapped[str] = mapped_column(String(24), primary_key=True)  # of fleet.rollout.drift.KINDS
+    kind: Mapped[str] = mapped_column(String(24), primary_key=True)  # of fleet.rollout.drift.compare.KINDS
     wanted: Mapped[str] = mapped_column(Text)
     seen: Mapped[str] = mapped_column(Text)
     detail: Mapped[str] = mapped_column(Text)
@@ -365,7 +365,7 @@ class WorkerRow(Base):
     """A live process that carries slices: heartbeat every few seconds; a silent one is taken over."""
 
     __tablename__ = "worker"
-    id: Mapped[str] = mapped_column(String(128), primary_key=True)  # fleet.rollout.controller.new_id
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)  # fleet.rollout.driving.controller.new_id
     zones: Mapped[str] = mapped_column(Text)  # JSON list: whose queues it listens to
     started_at: Mapped[float] = mapped_column(Float)
     beat_at: Mapped[float] = mapped_column(Float)

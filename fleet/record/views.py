@@ -128,7 +128,7 @@ class WaveView:
 @dataclass(frozen=True, slots=True)
 class RolloutView:
     """One rollout. ``controller`` has claimed it and was last heard of at ``beat_at``; it may have died since:
-    ``fleet.rollout.controller.driver`` tells. ``held``: (kernel id, variant) that halted alone; ``duty``: what is
+    ``driving.controller.driver`` tells. ``held``: (kernel id, variant) that halted alone; ``duty``: what is
     due beside its waves; ``pace``: ``all`` or ``wave:N`` when a person had it go on without baking.
     """
 

@@ -16,8 +16,8 @@ from btf.fault import Fault
 from fleet.compatibility.verdict import Choice
 from fleet.record import Record, open_record
 from fleet.record.views import SampleView
-from fleet.rollout.freeze import make_plan
-from fleet.rollout.settings import WaveSettings, WaveStep
+from fleet.rollout.planning.freeze import make_plan
+from fleet.rollout.planning.settings import WaveSettings, WaveStep
 from inventory.connect.errors import HostKeyChanged, Unreachable
 from inventory.facts import Facts
 from inventory.host import Host

@@ -38,7 +38,7 @@ def called(host: str, verb: str) -> None:
 
 event.listen(Engine, "commit", boundary)  # before it is done
 
-from fleet.rollout.engine import run_rollout  # noqa: E402
+from fleet.rollout.driving.engine import run_rollout  # noqa: E402
 
 hosts = ScriptedHosts(home / "hosts")
 hosts.before, hosts.after = boundary, called

@@ -23,7 +23,7 @@ from lab_fleet import LabFleet
 from fleet.lab.hosts import LabHost
 from fleet.lab.namespaces import Lab
 from fleet.record import open_record
-from fleet.rollout.engine import run_rollout
+from fleet.rollout.driving.engine import run_rollout
 from fleet.rollout.execute import ssh
 from fleet.rollout.execute.artefacts import Artefacts
 from probes.agent.apply import STEPS

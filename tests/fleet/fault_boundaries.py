@@ -14,10 +14,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
-from fleet.rollout import acts
+from fleet.rollout.driving.legs import DbosJournal
 from fleet.rollout.execute import Executor
-from fleet.rollout.journal import Journal
-from fleet.rollout.legs import DbosJournal
+from fleet.rollout.hosts import acts
+from fleet.rollout.machine.journal import Journal
 
 CALLS = tuple(name for name, _ in inspect.getmembers(Executor, inspect.isfunction) if not name.startswith("_"))
 REPEATS = 2  # a boundary that is passed more often (a look during the bake) is struck the first times only

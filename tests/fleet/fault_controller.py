@@ -20,7 +20,7 @@ from typing import Any
 from fault_boundaries import Boundaries, Call
 
 from btf.fault import Fault as Told
-from fleet.rollout.engine import run_rollout
+from fleet.rollout.driving.engine import run_rollout
 from fleet.rollout.execute import AgentRefused
 from inventory.connect.errors import CommandTimeout, Unreachable
 

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from fleet.record import Record, open_record
 from fleet.record.views import StepView
 from fleet.rollout.execute import ExecutorFactory
+from fleet.rollout.hosts.watch import Observed, observe
 from fleet.rollout.states import WAITING
-from fleet.rollout.watch import Observed, observe
 from inventory.host import Host
 
 Snapshot = Mapping[str, frozenset[str]]  # section → lines

@@ -26,7 +26,7 @@ from scripted_hosts import ScriptedHosts, TestClock, plan_of, prepare
 
 from fleet.record import open_record
 from fleet.record.errors import RecordLocked
-from fleet.rollout.engine import run_rollout
+from fleet.rollout.driving.engine import run_rollout
 from fleet.rollout.execute import AgentRefused
 from inventory.host import Host
 
@@ -182,7 +182,7 @@ def run_apart(home: str, rollout: str, now: float) -> str:
     """Run the rollout in yet another process; returns what it said."""
     code = (
         "import sys; from pathlib import Path; from fault_scripted import JumpingClock, ScriptedHosts\n"
-        "from fleet.rollout.engine import run_rollout\n"
+        "from fleet.rollout.driving.engine import run_rollout\n"
         "home = Path(sys.argv[1]); hosts = ScriptedHosts(home.parent / 'hosts')\n"
         "print(run_rollout(home, sys.argv[2], executor_factory=hosts.connect, clock=JumpingClock(float(sys.argv[3]))))"
     )

@@ -17,8 +17,8 @@ from typing import Any
 
 from fleet.record import Record
 from fleet.rollout.execute import AgentGarbled, AgentRefused
-from fleet.rollout.plan import Plan, PlannedHost, Wave
-from fleet.rollout.settings import WaveSettings
+from fleet.rollout.planning.plan import Plan, PlannedHost, Wave
+from fleet.rollout.planning.settings import WaveSettings
 from inventory.connect.errors import CommandTimeout, Unreachable
 from inventory.host import Host
 

@@ -14,11 +14,11 @@ from scripted_hosts import ScriptedHosts, TestClock, prepare
 from sqlalchemy import event
 
 from fleet.record import Record, open_record
-from fleet.rollout.plan import Plan, load_plan
-from fleet.rollout.rollback import roll_back
-from fleet.rollout.slices import perform
-from fleet.rollout.work import Work
-from fleet.rollout.workflow import drive
+from fleet.rollout.hosts.work import Work
+from fleet.rollout.machine.rollback import roll_back
+from fleet.rollout.machine.slices import perform
+from fleet.rollout.machine.workflow import drive
+from fleet.rollout.planning.plan import Plan, load_plan
 
 
 @cache

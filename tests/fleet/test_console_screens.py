@@ -23,7 +23,7 @@ from fleet.console.page import method
 from fleet.console.table import Table
 from fleet.record import Record, open_record
 from fleet.record.filler import fill
-from fleet.rollout.controller import new_id
+from fleet.rollout.driving.controller import new_id
 from inventory.connect.errors import Unreachable
 from inventory.host import Host
 

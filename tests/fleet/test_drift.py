@@ -13,9 +13,9 @@ from scripted_hosts import ScriptedHosts, TestClock, plan_of, prepare
 
 from fleet.record import Record, open_record
 from fleet.record.views import Desired
-from fleet.rollout.drift import KINDS, compare
-from fleet.rollout.engine import run_rollout
-from fleet.rollout.patrol import Look, patrol
+from fleet.rollout.drift.compare import KINDS, compare
+from fleet.rollout.drift.patrol import Look, patrol
+from fleet.rollout.driving.engine import run_rollout
 
 FILES = sorted((Path(__file__).parent / "cases" / "drift").glob("*.json"))
 

@@ -14,7 +14,7 @@ from fleet.rollout.execute import AgentRefused
 from fleet.rollout.execute.artefacts import Artefacts
 from fleet.rollout.execute.runner import RunnerExecutor, entries_of
 from fleet.rollout.execute.ssh import agent_executors
-from fleet.rollout.watch import observe
+from fleet.rollout.hosts.watch import observe
 from inventory.connect import Completed
 from inventory.connect.local import LocalConnection
 from inventory.host import Host

@@ -16,7 +16,7 @@ from fault_matrix import BACK, FORWARD, Outcome, Row, run_row
 from fault_page import page, text
 from fault_scripted import FAULTS, passed_boundaries, rows, scripted_world
 
-from fleet.rollout.acts import ACTS
+from fleet.rollout.hosts.acts import ACTS
 from fleet.rollout.states import PHASES
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fleet.record.views import SampleView, StepView
 from fleet.rollout.gate import GateVerdict, judge_wave
-from fleet.rollout.settings import WaveSettings
+from fleet.rollout.planning.settings import WaveSettings
 from probes.manifest import Budget
 
 BUDGET = Budget(cpu_percent=1.0, ns_per_event=1000.0, memory_mib=64.0, loss_percent=0.1)

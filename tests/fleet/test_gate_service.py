@@ -13,8 +13,8 @@ from fleet.record.views import ServiceView
 from fleet.rollout.gate import GateVerdict, judge_wave
 from fleet.rollout.gate.service import MEASURES, rounds_needed
 from fleet.rollout.gate.shift import least_chance
-from fleet.rollout.service import Service, ServiceWrong
-from fleet.rollout.settings import WaveSettings
+from fleet.rollout.planning.service import Service, ServiceWrong
+from fleet.rollout.planning.settings import WaveSettings
 from probes.manifest import Budget
 
 BUDGET = Budget(cpu_percent=1.0, ns_per_event=1000.0, memory_mib=64.0, loss_percent=0.1)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from scripted_hosts import TestClock, plan_of
 from scripted_rollout import Rollout
 
-from fleet.rollout.windows import parse_windows
+from fleet.rollout.planning.windows import parse_windows
 
 NOW = TestClock().now()
 

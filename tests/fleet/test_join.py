@@ -15,9 +15,9 @@ from scripted_hosts import KERNEL, KERNEL_ID, plan_of
 from scripted_rollout import Rollout
 
 from fleet.compatibility.verdict import Choice, Verdict
-from fleet.rollout.join import RolloutSpecs
-from fleet.rollout.plan import load_plan
-from fleet.rollout.waves import Skipped
+from fleet.rollout.hosts.join import RolloutSpecs
+from fleet.rollout.planning.plan import load_plan
+from fleet.rollout.planning.waves import Skipped
 from inventory.host import Host
 
 

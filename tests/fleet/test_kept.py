@@ -15,10 +15,10 @@ from own_sshd import start_sshd
 from scripted_hosts import ScriptedExecutor, ScriptedHosts, plan_of
 
 from fleet.record import open_record
-from fleet.rollout.acts import make_so
-from fleet.rollout.engine import run_rollout
+from fleet.rollout.driving.engine import run_rollout
 from fleet.rollout.execute.budget import Budget
 from fleet.rollout.execute.kept import Kept
+from fleet.rollout.hosts.acts import make_so
 from inventory.connect import Completed, Connection, open_connection
 from inventory.connect.errors import ConnectionLost, NotBegun
 from inventory.host import Host

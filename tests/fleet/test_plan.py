@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from decide_cases import facts, program
 
 from fleet.compatibility.verdict import Choice, Verdict
-from fleet.rollout.freeze import PlanImpossible, make_plan
-from fleet.rollout.plan import Plan, PlanMalformed, build_id, load_plan, read_plan
-from fleet.rollout.settings import SettingsWrong, WaveSettings, WaveStep
-from fleet.rollout.stale import PlanStale, find_stale, refuse_stale
-from fleet.rollout.waves import PlannedHost, make_waves
+from fleet.rollout.planning.freeze import PlanImpossible, make_plan
+from fleet.rollout.planning.plan import Plan, PlanMalformed, build_id, load_plan, read_plan
+from fleet.rollout.planning.settings import SettingsWrong, WaveSettings, WaveStep
+from fleet.rollout.planning.stale import PlanStale, find_stale, refuse_stale
+from fleet.rollout.planning.waves import PlannedHost, make_waves
 from inventory.host import Host
 from probes.agent.spec import check_spec
 from probes.catalogue import Build

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from decide_cases import program
 
-from fleet.rollout.changes import changes_anything, count_changes, differences, summary
-from fleet.rollout.freeze import Candidate, Pinned, Running, freeze
-from fleet.rollout.plan import Plan, PlanMalformed, read_plan
-from fleet.rollout.settings import WaveSettings, WaveStep
+from fleet.rollout.planning.changes import changes_anything, count_changes, differences, summary
+from fleet.rollout.planning.freeze import Candidate, Pinned, Running, freeze
+from fleet.rollout.planning.plan import Plan, PlanMalformed, read_plan
+from fleet.rollout.planning.settings import WaveSettings, WaveStep
 from probes.catalogue import Build
 from probes.manifest import Budget
 

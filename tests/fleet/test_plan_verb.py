@@ -17,7 +17,7 @@ from decide_cases import facts
 from fleet.cli import rollout_start
 from fleet.cli.main import run
 from fleet.record import Record, open_record
-from fleet.rollout.freeze import PlanImpossible
+from fleet.rollout.planning.freeze import PlanImpossible
 from inventory.host import Host
 
 Answer = tuple[int, str, str]

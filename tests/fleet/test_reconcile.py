@@ -19,7 +19,7 @@ from fleet.reconcile import Mends, mend
 from fleet.record import Record
 from fleet.record.views import Difference
 from fleet.rollout.execute.artefacts import Artefacts
-from fleet.rollout.policy_file import settings_of
+from fleet.rollout.planning.policy_file import settings_of
 from fleet.survey import decide
 from probes.catalogue import load_catalogue
 

@@ -13,10 +13,10 @@ from scripted_hosts import KERNEL_ID, plan_of
 from btf.fault import Fault
 from fleet.compatibility.verdict import Choice, Verdict
 from fleet.record.errors import ClaimRefused
-from fleet.rollout.answers import ANSWERS
-from fleet.rollout.phases import AFTER
+from fleet.rollout.machine.answers import ANSWERS
+from fleet.rollout.machine.phases import AFTER
+from fleet.rollout.machine.verbs import VERBS
 from fleet.rollout.states import PHASES, STATES
-from fleet.rollout.verbs import VERBS
 
 
 def test_every_host_is_applied_once_in_wave_order(start) -> None:

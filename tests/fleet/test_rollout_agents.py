@@ -18,13 +18,13 @@ import pytest
 from scripted_hosts import BUDGET
 
 from fleet.record import open_record
-from fleet.rollout.engine import run_rollout
+from fleet.rollout.driving.engine import run_rollout
 from fleet.rollout.execute import AgentRefused
 from fleet.rollout.execute.artefacts import ArtefactLost, Artefacts
 from fleet.rollout.execute.ssh import agent_executors
-from fleet.rollout.plan import Plan, PlannedHost, Wave
-from fleet.rollout.service import Service
-from fleet.rollout.settings import WaveSettings
+from fleet.rollout.planning.plan import Plan, PlannedHost, Wave
+from fleet.rollout.planning.service import Service
+from fleet.rollout.planning.settings import WaveSettings
 from inventory.connect.errors import CommandTimeout
 from inventory.connect.local import LocalConnection
 from inventory.host import Host
@@ -193,7 +193,7 @@ CONTROLLER = """
 import os, signal, sys
 from pathlib import Path
 from fleet.record import open_record
-from fleet.rollout.engine import run_rollout
+from fleet.rollout.driving.engine import run_rollout
 from fleet.rollout.execute.artefacts import Artefacts
 from fleet.rollout.execute.ssh import AgentExecutor, agent_executors
 

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from scripted_hosts import KERNEL_ID, plan_of
 from scripted_rollout import Rollout
 
+from fleet.rollout.machine.verbs import VERBS, exits
 from fleet.rollout.states import LEFT_STEPS, STATE_ROWS, STATES, STEP_ROWS
-from fleet.rollout.verbs import VERBS, exits
 
 OTHER = "cd" * 20 + "/x86_64"
 HOSTS = "abcdef"

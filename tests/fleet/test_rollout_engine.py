@@ -19,8 +19,8 @@ from scripted_hosts import ScriptedHosts, TestClock, plan_of, prepare
 
 from fleet.record import open_record
 from fleet.record.errors import ClaimRefused
-from fleet.rollout import controller, engine, legs
-from fleet.rollout.engine import ProtocolDiffers, exit_of, run_rollout
+from fleet.rollout.driving import controller, engine, legs
+from fleet.rollout.driving.engine import ProtocolDiffers, exit_of, run_rollout
 
 DOOMED = Path(__file__).parent / "doomed_controller.py"
 WAVES = (["a"], ["b", "c"])

@@ -16,10 +16,10 @@ from decide_cases import program
 
 from btf.fault import Fault
 from fleet.compatibility.verdict import Choice, Verdict
-from fleet.rollout.freeze import make_plan
-from fleet.rollout.plan import Plan, read_plan
-from fleet.rollout.policy_file import policy_schema, read_policy, settings_of
-from fleet.rollout.settings import WaveSettings, WaveStep
+from fleet.rollout.planning.freeze import make_plan
+from fleet.rollout.planning.plan import Plan, read_plan
+from fleet.rollout.planning.policy_file import policy_schema, read_policy, settings_of
+from fleet.rollout.planning.settings import WaveSettings, WaveStep
 from inventory.host import Host
 from probes.catalogue import Build
 

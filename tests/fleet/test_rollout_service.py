@@ -12,11 +12,11 @@ from scripted_hosts import KERNEL_ID, plan_of
 from scripted_rollout import Rollout
 
 from fleet.record.views import ServiceView
-from fleet.rollout.ask import ask_round, chosen, read_answer
 from fleet.rollout.gate import judge_wave
-from fleet.rollout.plan import load_plan
-from fleet.rollout.service import Service
-from fleet.rollout.work import Work
+from fleet.rollout.hosts.ask import ask_round, chosen, read_answer
+from fleet.rollout.hosts.work import Work
+from fleet.rollout.planning.plan import load_plan
+from fleet.rollout.planning.service import Service
 from probes.manifest import Budget
 
 POLICY = Service("tcp:127.0.0.1:80", every_s=2.0, count=5, rounds=6, tolerance_ms=0.0)

@@ -12,11 +12,13 @@ from btf.fault import EXIT_WAITS
 from fleet.actions import ACTIONS
 from fleet.cli.rollout_ask import ASKS
 from fleet.console.look import SIGNS
-from fleet.rollout import acts, states, verbs
-from fleet.rollout.answers import ANSWERS
-from fleet.rollout.phases import AFTER, ON_FAIL
+from fleet.rollout import states
+from fleet.rollout.hosts import acts
+from fleet.rollout.machine import verbs
+from fleet.rollout.machine.answers import ANSWERS
+from fleet.rollout.machine.phases import AFTER, ON_FAIL
+from fleet.rollout.machine.verbs import ARGUMENTS, VERBS, RequestWrong, check_request
 from fleet.rollout.states import PHASES, REASONS, STATE_ROWS, STATES, STEP_ROWS
-from fleet.rollout.verbs import ARGUMENTS, VERBS, RequestWrong, check_request
 
 
 def reachable(start: str, edges) -> set[str]:

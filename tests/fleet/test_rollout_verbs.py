@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted_hosts import KERNEL_ID
 
-from fleet.rollout.answers import rehearse
+from fleet.rollout.machine.answers import rehearse
 from fleet.rollout.states import goes_on_by
 
 OTHER = "cd" * 20 + "/x86_64"

@@ -247,7 +247,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from scripted_hosts import ScriptedHosts
-from fleet.rollout.engine import run_rollout
+from fleet.rollout.driving.engine import run_rollout
 
 home = Path(sys.argv[1])
 print(run_rollout(home, sys.argv[2], executor_factory=ScriptedHosts(home / "hosts").connect))

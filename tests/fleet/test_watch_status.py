@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleet.rollout.watch import observe, sample_of
+from fleet.rollout.hosts.watch import observe, sample_of
 
 BUILD = "sha256:" + "0" * 64
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.rollout.windows import WindowMalformed, parse_windows
+from fleet.rollout.planning.windows import WindowMalformed, parse_windows
 
 CASES = json.loads((Path(__file__).parent / "cases" / "windows.json").read_text())
 ZONES = ["UTC", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe", "Asia/Kathmandu"]

@@ -23,10 +23,10 @@ from sqlalchemy import text
 from fleet.record import Record, open_record
 from fleet.record.errors import ClaimRefused, SliceTaken
 from fleet.record.views import StepOutcome
-from fleet.rollout.clock import SystemClock
-from fleet.rollout.engine import launched, run_rollout
+from fleet.rollout.driving.engine import launched, run_rollout
 from fleet.rollout.execute.budget import Budget
-from fleet.rollout.slices import merged
+from fleet.rollout.hosts.clock import SystemClock
+from fleet.rollout.machine.slices import merged
 from inventory.host import Host
 
 WORKER = Path(__file__).parent / "worker_process.py"

@@ -9,7 +9,7 @@ from scripted_hosts import plan_of, prepare
 
 from fleet.record import Record, open_record
 from fleet.record.views import SampleView
-from fleet.rollout.controller import new_id
+from fleet.rollout.driving.controller import new_id
 
 START = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 WAVES = (["db-1", "web-1"], [f"web-{n}" for n in range(2, 12)], [f"edge-{n:02}" for n in range(88)])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripted_hosts import ScriptedHosts
 
-from fleet.rollout.worker import run_worker
+from fleet.rollout.driving.worker import run_worker
 
 home, database, takeover_s, pause_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
 hosts = ScriptedHosts(home / "hosts")

@@ -12,7 +12,7 @@ from fleet.rollout.gate.check import FAILED_STEPS, GOOD_STEPS, Check, GateAnswer
 from fleet.rollout.gate.overhead import LIMITS, enough, readable, within
 from fleet.rollout.gate.presence import PRESENCE
 from fleet.rollout.gate.service import Measured, compare
-from fleet.rollout.settings import WaveSettings
+from fleet.rollout.planning.settings import WaveSettings
 from probes.manifest import Budget
 
 __all__ = ["LIMITS", "Check", "GateAnswer", "GateVerdict", "judge_wave"]

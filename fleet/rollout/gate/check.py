@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from fleet.rollout.settings import WaveSettings
+from fleet.rollout.planning.settings import WaveSettings
 
 GateAnswer = Literal["pass", "fail", "inconclusive", "error"]
 

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from fleet.rollout.gate.check import Check, GateAnswer, Wave, names
 from fleet.rollout.gate.shift import Shift, excess_chance, find_shift, least_chance
-from fleet.rollout.service import MIN_ROUNDS, Service
+from fleet.rollout.planning.service import MIN_ROUNDS, Service
 
 FALSE_ALARM = 0.01  # of a wave
 DOUBT = 0.05  # a shift that is less likely than this to be chance, and not sure to be more than tolerated: no pass

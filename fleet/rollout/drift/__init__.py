@@ -1,0 +1,1 @@
+"""What hosts should run held against what they say they run, and who looks."""

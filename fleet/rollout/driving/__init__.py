@@ -1,0 +1,1 @@
+"""Who drives: processes, their claims and heartbeats, and the one engine that makes legs durable."""
