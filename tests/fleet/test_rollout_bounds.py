@@ -36,7 +36,7 @@ def test_a_wave_where_nobody_gets_further_pauses_and_goes_on_where_it_was(start)
     rollout.fleet.before = slow
     assert rollout.go() == "PAUSED"
     assert rollout.view.reason == "progress-deadline: wave 1: no host got further for 100 s"
-    assert all(rollout.fleet.calls(h, "check") == [] for h in "bcd")
+    assert all(rollout.fleet.calls(h, "apply") == [] for h in "bcd")
     rollout.fleet.before = lambda host, verb: None
     rollout.fleet.script.clear()
     assert rollout.ask("resume") == "COMPLETED"
