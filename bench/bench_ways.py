@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -241,6 +242,7 @@ def prepared(ground: Ground) -> None:
 
 
 def main(count: int, program: str, *, alone: bool) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is stopped all the same
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = start_sshd(folder / "sshd")
