@@ -16,7 +16,7 @@ run: setup build
 	$(BIN)/python -m fleet.lab.tour
 
 test: setup build lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .
