@@ -15,8 +15,13 @@ COLLECTION := playbooks/collections/ansible_collections/corollout/fleet
 run: setup build
 	$(BIN)/python -m fleet.lab.tour
 
+# Three shares at once, for most of a test is waiting. What shares this machine's kernel by name is in one of them.
+SHARE_1 := tests/probes tests/inventory
+SHARE_2 := tests/btf tests/fuzz $(wildcard tests/fleet/test_[a-h]*.py)
+SHARE_3 := $(wildcard tests/fleet/test_[i-z]*.py)
+
 test: setup build lint
-	$(BIN)/python -m pytest -q -n 3 --dist loadgroup
+	tools/side_by_side.sh "$(BIN)/python -m pytest -q" $(foreach s,1 2 3,"$(SHARE_$(s))")
 
 lint: setup
 	$(BIN)/ruff check .
