@@ -61,7 +61,7 @@ def _picked(mine: list[Row]) -> list[Row]:
     return [mine[len(mine) // 3], next(r for r in reversed(mine) if r.leg == BACK)] if len(mine) > 40 else mine[5:6]
 
 
-# Open defects, kept out of `make test` and not out of the matrix: with a full disk the controller does not always end in
+# Open defects, kept out of `make test`, not out of the matrix: with a full disk the controller does not always end in
 # its time, and a clock that jumps a day ahead in a step can leave a host without an answer until somebody asks again.
 OPEN = ("full", "forward")
 
