@@ -16,8 +16,8 @@ run: setup build
 	$(BIN)/python -m fleet.lab.tour
 
 # Three shares at once, for most of a test is waiting. What shares this machine's kernel by name is in one of them.
-SHARE_1 := tests/probes tests/inventory
-SHARE_2 := tests/btf tests/fuzz $(wildcard tests/fleet/test_[a-h]*.py)
+SHARE_1 := tests/probes tests/inventory $(wildcard tests/fleet/test_[f-h]*.py)
+SHARE_2 := tests/btf tests/fuzz $(wildcard tests/fleet/test_[a-e]*.py)
 SHARE_3 := $(wildcard tests/fleet/test_[i-z]*.py)
 
 test: setup build lint

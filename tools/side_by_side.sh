@@ -17,5 +17,9 @@ for share; do
 done
 code=0
 for pid in "${pids[@]}"; do wait "$pid" || code=1; done
-for n in $(seq "$number"); do tail -n 1 "$folder/$n"; done
+# What failed is told again here, or it is lost among the lines of the others.
+for n in $(seq "$number"); do
+    grep -E '^(FAILED|ERROR) ' "$folder/$n"
+    tail -n 1 "$folder/$n"
+done
 exit $code

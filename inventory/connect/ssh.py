@@ -290,7 +290,7 @@ def _explain(
     if isinstance(error, paramiko.AuthenticationException) and not late:
         return AuthenticationFailed(f"{where}: {host.user} was not let in: {_words(error)}")
     if wire.heard == 0:
-        if late or isinstance(error, TimeoutError) or "timed out" in str(error).lower():
+        if late or not wire.closed_by_peer:
             return ConnectTimeout(f"{where}: accepts and stays silent for {timeout_s:g} s")
         return Unreachable(f"{where}: the connection was closed without a word")
     if not wire.greeted:

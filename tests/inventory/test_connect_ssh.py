@@ -111,6 +111,13 @@ def test_a_silent_server_times_out(talker: Talker) -> None:
         opened(Host("h", address="127.0.0.1", port=port), timeout_s=0.5)
 
 
+def test_who_hangs_up_without_a_word_did_not_time_out(talker: Talker) -> None:
+    port = talker(lambda connection: connection.shutdown(socket.SHUT_RDWR))
+    with pytest.raises(errors.Unreachable, match="closed without a word") as caught:
+        opened(Host("h", address="127.0.0.1", port=port), timeout_s=20)
+    assert type(caught.value) is errors.Unreachable
+
+
 def test_a_server_that_falls_silent_after_its_greeting_times_out(talker: Talker) -> None:
     port = talker(lambda connection: connection.sendall(b"SSH-2.0-slow\r\n"))
     with pytest.raises(errors.ConnectTimeout):
