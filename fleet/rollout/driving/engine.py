@@ -18,6 +18,7 @@ from btf.fault import Fault
 from fleet.record import Record, open_record
 from fleet.record.errors import ClaimRefused, SliceTaken
 from fleet.record.views import EventView
+from fleet.rollout.driving.bell import Looks
 from fleet.rollout.driving.controller import SILENT_S, alive, claimed, new_id
 from fleet.rollout.driving.legs import UNDER_WAY, Interrupted, Legs, ProtocolDiffers
 from fleet.rollout.driving.presence import Presence, Stop
@@ -32,7 +33,8 @@ from fleet.rollout.states import ROLLING_BACK, exit_of
 
 __all__ = ["Engine", "Interrupted", "ProtocolDiffers", "exit_of", "run_rollout"]
 
-_WATCH_S = 0.2
+_WATCH_S = 0.5  # how often events are told
+_ASK_S = 5.0  # how often a leg that did not ring is asked how it is: somebody else cancelled it
 _NOTED_S = 5.0
 _END_S = 30.0  # how long slices that were told to stop are waited for
 _KEPT = 8  # works of rollouts that others lead
@@ -156,11 +158,15 @@ class Engine:
         self, work: Work, lost: threading.Event, on_event: Callable[[EventView], None], seen: int, *, adopt: bool
     ) -> int:
         """Tell what happens until the leg ends; Ctrl-C asks it to end. Returns the last event's id."""
+        bell = self._legs.bell(work.rollout_id)
+        looks, rung = Looks(bell, _WATCH_S), bell.rung()
         handle = self._legs.begin(work, adopt=adopt)
+        status, asked = "", float("-inf")
         given_up = 0.0  # when a failed leg is no longer waited for: on a full disk DBOS cannot note its end
         while True:
             try:
-                status = handle.get_status().status
+                if bell.rung() != rung or time.monotonic() - asked > _ASK_S:
+                    status, asked = handle.get_status().status, time.monotonic()
                 for event in patiently(work, partial(self.record.events, seen, 10_000, rollout_id=work.rollout_id)):
                     seen = event.id
                     on_event(event)
@@ -172,7 +178,7 @@ class Engine:
                     given_up = given_up or time.monotonic() + _NOTED_S
                     if time.monotonic() > given_up:
                         break
-                time.sleep(_WATCH_S)
+                looks.pause()
             except KeyboardInterrupt:
                 work.stop.set()
         if work.rollout_id in self._failures:

@@ -27,6 +27,7 @@ from dbos import (
 
 from btf.fault import EXIT_NO, Fault
 from fleet.record import Record
+from fleet.rollout.driving.bell import Bell, Looks
 from fleet.rollout.hosts.work import Work
 from fleet.rollout.machine.journal import Document
 from fleet.rollout.machine.rollback import roll_back
@@ -40,7 +41,8 @@ JSON = DBOSPortableJSONSerializer()  # the default is pickle: whoever writes the
 UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")
 SLICE = "corollout.slice"
 _SCHEMA = "corollout_engine"
-_POLL_S = 0.2
+_LOOK_S = 1.0  # for what another process does; what ends in this one rings
+_FIRST_S = 0.1
 _TELL_S = 10.0  # how long a slice may lie before somebody is told that nobody takes it
 _log = logging.getLogger("dbos")
 _SLICES_AT_ONCE = 4  # of one zone in one process; each has as many connections as its rollout's settings say
@@ -129,6 +131,8 @@ class Legs:
         self._record = record
         self._carrier = carrier
         self._launched = False
+        self._slice_ended = Bell()
+        self._leg_ended: dict[str, Bell] = {}
         self._own_queue = f"lead:{executor}"
         _quiet(log)
         url, engine = record.journal()
@@ -158,8 +162,7 @@ class Legs:
             DBOS.launch()
             self._launched = True
             for queue in queues:
-                DBOS.register_queue(queue, worker_concurrency=_SLICES_AT_ONCE, polling_interval_sec=_POLL_S)
-            DBOS.register_queue(self._own_queue, polling_interval_sec=_POLL_S)
+                DBOS.register_queue(queue, worker_concurrency=_SLICES_AT_ONCE, polling_interval_sec=_LOOK_S)
         except BaseException:
             self.close()
             raise
@@ -173,15 +176,24 @@ class Legs:
             except BaseException as error:
                 self._carrier.failed(rollout_id, error)
                 raise
+            finally:
+                self.bell(rollout_id).ring()
 
         return leg
 
     def _slices(self) -> Any:
         @DBOS.workflow(name=SLICE)
         def carry_slice(rollout_id: str, wave: int, phase: str, zone: str) -> Document:
-            return self._carrier.carry(str(DBOS.workflow_id), rollout_id, wave, phase, zone)
+            try:
+                return self._carrier.carry(str(DBOS.workflow_id), rollout_id, wave, phase, zone)
+            finally:
+                self._slice_ended.ring()
 
         return carry_slice
+
+    def bell(self, rollout_id: str) -> Bell:
+        """Return what is rung when a leg of a rollout ends here, a moment before its journal says so."""
+        return self._leg_ended.setdefault(rollout_id, Bell())
 
     def begin(self, work: Work, *, adopt: bool) -> WorkflowHandle[Document]:
         """Resume the leg that was interrupted, or begin the next one; what slices of another leg still do is undone."""
@@ -192,6 +204,8 @@ class Legs:
         if status is not None and status.status in UNDER_WAY:
             if status.app_version == PROTOCOL:
                 # On our own queue: on DBOS's, any process might take it up, and only this one holds the claim.
+                # It is there from now on only: a queue is asked every second, and few legs are resumed.
+                DBOS.register_queue(self._own_queue, polling_interval_sec=_LOOK_S)
                 return DBOS.resume_workflow(status.workflow_id, queue_name=self._own_queue)
             if not adopt:
                 raise ProtocolDiffers(f"{rollout_id} was begun under protocol {status.app_version}, this is {PROTOCOL}")
@@ -222,7 +236,8 @@ class Legs:
     def gather(self, work: Work, phase: str, slices: Mapping[str, str]) -> list[Document]:
         """Wait for slices (id → zone) and return their outcomes. A person's request does not wait for those that
         nobody got to; a zone that nobody serves is told of, once."""
-        pause, told, since = 0.01, False, time.monotonic()
+        told, since = False, time.monotonic()
+        looks = Looks(self._slice_ended, _LOOK_S, _FIRST_S)
         while True:
             found = {s.workflow_id: s for s in DBOS.list_workflows(workflow_ids=list(slices), load_input=False)}
             waiting = [s for s in found.values() if s.status in UNDER_WAY]
@@ -243,8 +258,7 @@ class Legs:
                     told = True
                     words = f"no worker serves {', '.join(f'zone {zone!r}' for zone in lonely)}"
                     work.record.audit("corollout", "wait", rollout_id=work.rollout_id, detail=words)
-            time.sleep(pause)
-            pause = min(2 * pause, _POLL_S)
+            looks.pause()
 
     def bring_back(self, dead: str) -> None:
         """Put the slices that a dead process was carrying back on their zones' queues; its rights are gone by now."""
