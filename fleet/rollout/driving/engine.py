@@ -35,7 +35,7 @@ __all__ = ["Engine", "Interrupted", "ProtocolDiffers", "exit_of", "run_rollout"]
 
 _WATCH_S = 0.5  # how often events are told
 _ASK_S = 5.0  # how often a leg that did not ring is asked how it is: somebody else cancelled it
-_NOTED_S = 5.0
+_NOTED_S = 10.0  # how long the journal has to note the end of a leg
 _END_S = 30.0  # how long slices that were told to stop are waited for
 _KEPT = 8  # works of rollouts that others lead
 
@@ -162,7 +162,7 @@ class Engine:
         looks, rung = Looks(bell, _WATCH_S), bell.rung()
         handle = self._legs.begin(work, adopt=adopt)
         status, asked = "", float("-inf")
-        given_up = 0.0  # when a failed leg is no longer waited for: on a full disk DBOS cannot note its end
+        given_up = 0.0  # when a leg that ended is no longer waited for: on a full disk DBOS cannot note its end
         while True:
             try:
                 if bell.rung() != rung or time.monotonic() - asked > _ASK_S:
@@ -174,7 +174,7 @@ class Engine:
                     break
                 if lost.is_set() or self.presence.lost.is_set():
                     raise ClaimRefused(f"{work.rollout_id} was taken over by another controller")
-                if work.rollout_id in self._failures:
+                if bell.rung() != rung:
                     given_up = given_up or time.monotonic() + _NOTED_S
                     if time.monotonic() > given_up:
                         break
@@ -183,6 +183,8 @@ class Engine:
                 work.stop.set()
         if work.rollout_id in self._failures:
             raise self._told(work, self._failures[work.rollout_id])
+        if status in UNDER_WAY:
+            raise Interrupted(f"{work.rollout_id}: its leg ended and the journal does not note it: is its disk full?")
         if status != "SUCCESS":
             raise Interrupted(f"{work.rollout_id}: its leg ended as {status}")
         return seen
