@@ -3,9 +3,14 @@ others took. On scripted hosts."""
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
-from scripted_hosts import plan_of, prepare
+from scripted_hosts import TestClock, plan_of, prepare
 from scripted_rollout import Rollout
+
+from fleet.rollout.hosts.steps import TICK_S
 
 
 def lose(rollout: Rollout, host: str) -> None:
@@ -42,6 +47,57 @@ def test_a_wave_where_nobody_gets_further_pauses_and_goes_on_where_it_was(start)
     assert rollout.ask("resume") == "COMPLETED"
     assert set(rollout.states().values()) == {"healthy"}
     assert [rollout.fleet.seen(h)["applied"] for h in "abcd"] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("verb", ["status", "stage", "check", "apply", "confirm"])
+def test_a_host_that_hangs_is_given_up_and_the_next_one_is_begun(start, verb: str) -> None:
+    """One at a time: without giving it up nobody comes after it. What it does when it wakes is not done again."""
+    rollout = start(["a"], ["b", "c"], parallel=1, deadline_s=100.0, revert_s=60.0)
+    asleep, free = [], threading.Event()
+
+    def hang(host: str, called: str) -> None:
+        if (host, called) == ("b", verb) and not asleep:
+            asleep.append(threading.current_thread())
+            rollout.clock.wait(rollout.stop, 101.0)
+            assert free.wait(60)
+
+    rollout.fleet.before = hang
+    assert rollout.go() == "PAUSED"
+    assert rollout.view.reason.startswith("gate-inconclusive: wave 1: unreachable: no signal from 1 of 2 hosts (b)")
+    step = rollout.record.step(rollout.id, "b")
+    assert (step.state, step.detail) == ("unreachable", "COR-ROL-031: no end within 100 s")
+    assert rollout.states()["c"] == "verified"
+    free.set()
+    asleep[0].join(60)
+    assert rollout.states()["b"] == "unreachable"
+    assert rollout.fleet.calls("b").count("apply") == (verb in ("apply", "confirm"))
+    assert rollout.ask("retry") == "COMPLETED"
+    assert {h: rollout.fleet.seen(h)["applied"] for h in "abc"} == {"a": 1, "b": 1, "c": 1}
+
+
+class Leaping(TestClock):
+    """A clock that somebody sets a day ahead whenever a host is spoken to."""
+
+    ahead = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead
+
+    def elapsed(self) -> float:
+        return super().now()
+
+
+def test_a_clock_that_is_set_ahead_gives_no_host_up_and_stops_no_wave(start) -> None:
+    rollout = start(["a"], ["b", "c", "d"], parallel=1, progress_s=100.0)
+    rollout.clock = Leaping()
+
+    def leap(host: str, verb: str) -> None:
+        rollout.clock.ahead += 86_400.0
+        time.sleep(TICK_S * 1.2 if (host, verb) == ("b", "apply") else 0)  # hosts are looked for meanwhile
+
+    rollout.fleet.before = leap
+    assert rollout.go() == "COMPLETED"
+    assert set(rollout.states().values()) == {"healthy"}
 
 
 class Died(Exception):

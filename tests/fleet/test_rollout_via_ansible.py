@@ -41,7 +41,7 @@ PAIR = ("core-1", "fallback-1")
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFleet]:
     folder = tmp_path_factory.mktemp("ansible")
-    lab = Lab(folder / "lab", number=91, hosts=HOSTS)
+    lab = Lab(folder / "lab", number=92, hosts=HOSTS)
     found = LabFleet(lab, folder / "home")
     try:
         inventory = lab.up()
@@ -148,7 +148,7 @@ def test_an_inventory_of_their_own_says_how_hosts_are_reached(fleet: LabFleet, t
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={real.known_hosts}",
     }
     theirs.write_text(json.dumps({"all": {"hosts": {"core-1": variables}}}))
-    ours = {n: Host(n, address="198.18.91.250") for n in ("core-1", "forgotten")}
+    ours = {n: Host(n, address="198.18.92.250") for n in ("core-1", "forgotten")}
     connect = ansible_executors(
         ours, Artefacts(fleet.home / "artefacts"), fleet.home / "ansible", inventory=theirs, timeout_s=3.0
     )

@@ -48,7 +48,7 @@ class _Run:
     phase: str
     tolerated: int = 0
     failed: int = 0
-    moved_at: float = 0.0  # when a host got further, last
+    moved_at: float = 0.0  # when a host got further, last; by the clock that nobody sets
     cut: str = ""
     silent: list[StepOutcome] = field(default_factory=list)
 
@@ -60,7 +60,7 @@ class _Run:
             return "stopped"
         if closed(self.work, self.wave, self.phase):
             return "window"
-        if self.phase in PHASES and self.work.clock.now() - self.moved_at > self.work.plan.settings.progress_s:
+        if self.phase in PHASES and self.work.clock.elapsed() - self.moved_at > self.work.plan.settings.progress_s:
             return "deadline"
         return ""
 
@@ -72,7 +72,7 @@ class _Run:
         if self.phase == "apply":
             self.failed = self.work.failed(self.wave)  # of other zones, too
         if heard:
-            self.moved_at = self.work.clock.now()
+            self.moved_at = self.work.clock.elapsed()
         self.cut = self.why() or ("asked" if self.phase != "revert" and self.work.watching() else "")
 
 
@@ -82,7 +82,7 @@ def carry(work: Work, wave: int, phase: str) -> dict[str, Any]:
     No new host is begun once more hosts failed than the plan tolerates, when nobody gets any further, when a person
     asked for something, or on stop.
     """
-    run = _Run(work, wave, phase, *_tolerance(work, wave), moved_at=work.clock.now())
+    run = _Run(work, wave, phase, *_tolerance(work, wave), moved_at=work.clock.elapsed())
     waiting = due(work, wave, phase)
     hosts, left = len(waiting), False
     for attempt in range(work.plan.settings.tries):
@@ -129,11 +129,12 @@ def _pass(run: _Run, left: Iterator[StepView]) -> None:
     try:
         while not run.cut or flying:
             begun = [] if run.cut else list(itertools.islice(left, settings.parallel - len(flying)))
-            flying |= {pool.submit(_one, run.work, step, run.phase): (step, clock.now()) for step in begun}
+            now = clock.elapsed()
+            flying |= {pool.submit(_one, run.work, step, run.phase): (step, now) for step in begun}
             if not flying:
                 break
             done, _ = wait(flying, TICK_S, FIRST_COMPLETED)
-            now = clock.now()
+            now = clock.elapsed()
             late = [f for f, (_, since) in flying.items() if f not in done and now - since > settings.deadline_s]
             outcomes = [future.result() for future in done]
             for future in late:
