@@ -44,6 +44,7 @@ _CHUNK = 65536
 _AFTER_EXIT_S = 2.0
 _CHANNEL_S = 10.0  # an open connection that gives no channel for so long is gone
 _GRACE_S = 2.0  # after a deadline, before the socket is torn down under a stuck library call
+_BEHIND_S = 5.0  # how much longer the library may wait than we do: who gives up first says why, and that is us
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")  # how today's servers sign with the key that known_hosts calls ssh-rsa
 
 
@@ -232,7 +233,7 @@ def _open_hop(host: Host, jump: SshConnection | None, timeout_s: float) -> SshCo
 
     try:
         with hard_stop(max(0.0, deadline - time.monotonic()), stop):
-            _log_in(host, client, wire, keys, timeout_s)
+            _log_in(host, client, wire, keys, timeout_s + _BEHIND_S)
     except BaseException as error:
         wire.tear_down()
         client.close()
@@ -290,7 +291,7 @@ def _explain(
     if isinstance(error, paramiko.AuthenticationException) and not late:
         return AuthenticationFailed(f"{where}: {host.user} was not let in: {_words(error)}")
     if wire.heard == 0:
-        if late or not wire.closed_by_peer:
+        if late:
             return ConnectTimeout(f"{where}: accepts and stays silent for {timeout_s:g} s")
         return Unreachable(f"{where}: the connection was closed without a word")
     if not wire.greeted:

@@ -17,8 +17,7 @@ _GREETING = re.compile(rb"(?:\A|\n)SSH-[^\n]*\n")
 class Wire:
     """The socket (or jump channel) under a transport: counts what comes in until we are logged in.
 
-    paramiko collects an endless greeting in memory; this stops it, and remembers whether anything was said at all
-    and who ended it: a library that gives up on a silent server words it as it words a closed connection.
+    paramiko collects an endless greeting in memory; this stops it, and remembers whether anything was said at all.
     """
 
     def __init__(self, sock: Any) -> None:
@@ -27,17 +26,10 @@ class Wire:
         self.heard = 0
         self.greeted = False
         self.trusted = False
-        self.closed_by_peer = False
-        self._torn_down = False
 
     def recv(self, size: int) -> bytes:
         """Receive, or raise OSError when more came than a login needs."""
-        try:
-            data: bytes = self._sock.recv(size)
-        except ConnectionError:
-            self.closed_by_peer |= not self._torn_down
-            raise
-        self.closed_by_peer |= not data and not self._torn_down
+        data: bytes = self._sock.recv(size)
         if not self.trusted:
             self.heard += len(data)
             if not self.greeted:
@@ -49,7 +41,6 @@ class Wire:
 
     def tear_down(self) -> None:
         """End every wait on the socket, from any thread."""
-        self._torn_down = True
         with contextlib.suppress(OSError, EOFError):
             if isinstance(self._sock, socket.socket):
                 self._sock.shutdown(socket.SHUT_RDWR)

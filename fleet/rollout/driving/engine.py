@@ -20,7 +20,7 @@ from fleet.record.errors import ClaimRefused, SliceTaken
 from fleet.record.views import EventView
 from fleet.rollout.driving.bell import Looks
 from fleet.rollout.driving.controller import SILENT_S, alive, claimed, new_id
-from fleet.rollout.driving.legs import UNDER_WAY, Interrupted, Legs, ProtocolDiffers
+from fleet.rollout.driving.legs import NOTED_S, UNDER_WAY, Interrupted, Legs, ProtocolDiffers
 from fleet.rollout.driving.presence import Presence, Stop
 from fleet.rollout.execute import ExecutorFactory
 from fleet.rollout.hosts.clock import Clock, SystemClock
@@ -35,7 +35,6 @@ __all__ = ["Engine", "Interrupted", "ProtocolDiffers", "exit_of", "run_rollout"]
 
 _WATCH_S = 0.5  # how often events are told
 _ASK_S = 5.0  # how often a leg that did not ring is asked how it is: somebody else cancelled it
-_NOTED_S = 10.0  # how long the journal has to note the end of a leg
 _END_S = 30.0  # how long slices that were told to stop are waited for
 _KEPT = 8  # works of rollouts that others lead
 
@@ -175,7 +174,7 @@ class Engine:
                 if lost.is_set() or self.presence.lost.is_set():
                     raise ClaimRefused(f"{work.rollout_id} was taken over by another controller")
                 if bell.rung() != rung:
-                    given_up = given_up or time.monotonic() + _NOTED_S
+                    given_up = given_up or time.monotonic() + NOTED_S
                     if time.monotonic() > given_up:
                         break
                 looks.pause()

@@ -9,8 +9,9 @@ small JSON documents, never inventory or secrets. Nothing listens, nothing leave
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ SLICE = "corollout.slice"
 _SCHEMA = "corollout_engine"
 _LOOK_S = 1.0  # for what another process does; what ends in this one rings
 _FIRST_S = 0.1
+NOTED_S = 5.0  # how long the journal has to note the end of a leg, or of a slice
 _TELL_S = 10.0  # how long a slice may lie before somebody is told that nobody takes it
 _log = logging.getLogger("dbos")
 _SLICES_AT_ONCE = 4  # of one zone in one process; each has as many connections as its rollout's settings say
@@ -133,6 +135,7 @@ class Legs:
         self._launched = False
         self._slice_ended = Bell()
         self._leg_ended: dict[str, Bell] = {}
+        self._ended: dict[str, tuple[float, BaseException | None]] = {}  # slices that ended here: when, and of what
         self._own_queue = f"lead:{executor}"
         _quiet(log)
         url, engine = record.journal()
@@ -184,9 +187,16 @@ class Legs:
     def _slices(self) -> Any:
         @DBOS.workflow(name=SLICE)
         def carry_slice(rollout_id: str, wave: int, phase: str, zone: str) -> Document:
+            slice_id, failure = str(DBOS.workflow_id), None
+            self._ended.pop(slice_id, None)
             try:
-                return self._carrier.carry(str(DBOS.workflow_id), rollout_id, wave, phase, zone)
+                return self._carrier.carry(slice_id, rollout_id, wave, phase, zone)
+            except BaseException as error:
+                failure = error
+                raise
             finally:
+                if rollout_id in self._leg_ended:  # gathered here
+                    self._ended[slice_id] = time.monotonic(), failure
                 self._slice_ended.ring()
 
         return carry_slice
@@ -242,7 +252,10 @@ class Legs:
             found = {s.workflow_id: s for s in DBOS.list_workflows(workflow_ids=list(slices), load_input=False)}
             waiting = [s for s in found.values() if s.status in UNDER_WAY]
             if not waiting:
+                for slice_id in slices:
+                    self._ended.pop(slice_id, None)
                 return [_outcome(found[i]) for i in slices]
+            self._not_noted([s.workflow_id for s in waiting])
             if work.stop.is_set() or (phase != "revert" and patiently(work, work.watching)):
                 idle = [s.workflow_id for s in waiting if s.status != "PENDING"]
                 elsewhere = [s.workflow_id for s in waiting if s.executor_id != DBOS.executor_id]
@@ -259,6 +272,13 @@ class Legs:
                     words = f"no worker serves {', '.join(f'zone {zone!r}' for zone in lonely)}"
                     work.record.audit("corollout", "wait", rollout_id=work.rollout_id, detail=words)
             looks.pause()
+
+    def _not_noted(self, waiting: Iterable[str]) -> None:
+        """Raise when a slice ended here and the journal does not note it: on a full disk it never would."""
+        for slice_id in waiting:
+            at, failure = self._ended.get(slice_id, (math.inf, None))
+            if time.monotonic() - at > NOTED_S:
+                raise failure or Interrupted(f"{slice_id} ended and the journal does not note it: is its disk full?")
 
     def bring_back(self, dead: str) -> None:
         """Put the slices that a dead process was carrying back on their zones' queues; its rights are gone by now."""
