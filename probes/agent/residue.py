@@ -150,7 +150,8 @@ def _runner(root: str) -> str:
     except NotHere:
         for path in sorted(glob.glob(os.path.join(root, "artefacts", "*"))):
             with open(path, "rb") as file:
-                executable = file.read(4) == b"\x7fELF"
+                head = file.read(17)
+            executable = head[:4] == b"\x7fELF" and head[16:] in (b"\2", b"\3")  # ET_EXEC, ET_DYN; objects are ET_REL
             if executable and any(e.get("event") == "version" for e in run_child([path, "version"], 10)[1]):
                 return path
         raise

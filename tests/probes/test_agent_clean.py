@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from agent_host import FALLBACK, AgentHost, wait_for
-from test_agent_kernel import NET_POLICY, POLICY, Realm, filters, policy
+from test_agent_kernel import NET_POLICY, POLICY, RUNNER, Realm, filters, policy
 
-from probes.agent import process, units
+from probes.agent import process, residue, units
 from probes.agent.zipapp import build_agent
 
 FOREIGN = "/sys/fs/bpf/foreign/net_policy_in"
@@ -168,3 +168,11 @@ def test_a_unit_is_ours_by_its_first_line_only(tmp_path: Path, monkeypatch: pyte
 def test_a_command_is_quoted_for_systemd() -> None:
     text = units._quoted(["/usr/bin/python3", "-c", 'print("50%", "$HOME", "\\\\")', "a b"])
     assert text == '"/usr/bin/python3" "-c" "print(\\"50%%\\", \\"$$HOME\\", \\"\\\\\\\\\\")" "a b"'
+
+
+def test_a_runner_is_found_among_objects_whatever_their_names(tmp_path: Path) -> None:
+    (tmp_path / "artefacts").mkdir()
+    shutil.copy(NET_POLICY / "core.bpf.o", tmp_path / "artefacts" / ("0" * 64))
+    shutil.copy(RUNNER, tmp_path / "artefacts" / ("1" * 64))
+    shutil.copy(NET_POLICY / "core.bpf.o", tmp_path / "artefacts" / ("2" * 64))
+    assert residue._runner(str(tmp_path)) == str(tmp_path / "artefacts" / ("1" * 64))
