@@ -36,7 +36,7 @@ class Action:
     hint: bool = True  # shown at the foot of the screen; what every terminal program has is not
 
 
-SCREENS = ("fleet", "matrix", "rollout")
+SCREENS = ("fleet", "matrix", "rollout", "drift")
 MODALS = ("explain", "help", "confirm")
 _SCROLLING = (*SCREENS, "explain", "help")
 _ROLLOUT = ("rollout",)
@@ -76,6 +76,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("fleet", ("1",), "hosts", SCREENS, twin="hosts list", hint=False),
     Action("matrix", ("4",), "program × kernel", SCREENS, twin="kernels list", hint=False),
     Action("rollout", ("5",), "waves, gates, cost", SCREENS, twin="rollout status ID", hint=False),
+    Action("drift", ("7",), "hosts that do not run what they should", SCREENS, twin="drift --recorded", hint=False),
     Action("previous", ("-",), "the screen before", SCREENS, hint=False),
     Action("back", ("escape",), "clear the filter, then the marks", SCREENS, hint=False),
     Action("close", ("escape",), "back to the screen", MODALS, hint=False),

@@ -15,6 +15,7 @@ from textual.screen import Screen
 from btf.fault import printable
 from fleet.actions import Action, on_screen
 from fleet.console.dialogs import Reading, key_list
+from fleet.console.drift import Drift
 from fleet.console.explain import Lines
 from fleet.console.feed import Changed, Lost, follow
 from fleet.console.fleet import Fleet
@@ -27,7 +28,7 @@ from fleet.console.table import Table
 from fleet.record import Record, open_record
 from fleet.record.views import RolloutView
 
-PAGES: dict[str, type[Page]] = {"fleet": Fleet, "matrix": Matrix, "rollout": Rollout}
+PAGES: dict[str, type[Page]] = {"fleet": Fleet, "matrix": Matrix, "rollout": Rollout, "drift": Drift}
 
 
 class ConsoleApp(App[None]):
@@ -59,7 +60,7 @@ class ConsoleApp(App[None]):
         return dict(DARK.variables)
 
     def on_mount(self) -> None:
-        """Two themes, three screens, one feed."""
+        """Two themes, every screen, one feed."""
         for theme in THEMES:
             self.register_theme(theme)
         if self.theme == "textual-dark":  # nobody chose one through the environment

@@ -38,14 +38,15 @@ _GOOD, _WARN, _STUCK, _BAD, _OPEN = (
 _BUSY, _WAITS, _DONE, _IDLE = (("►", "strong"), ("‖", "degraded"), ("✓", "fits"), ("·", "quiet"))
 _SIGNS = {
     _GOOD: "fits yes reachable pass passed healthy verified ok completed",
-    _WARN: "degraded inconclusive warn skipped held drifted away rolling_back",
-    _STUCK: "blocked garbage error tripped rollback_incomplete",
-    _BAD: "refused no unreachable fail failed halted aborted revert-failed trip",
+    _WARN: "degraded inconclusive warn skipped held drifted away rolling_back kernel-changed"
+    " wrong-generation wrong-build wrong-tag",
+    _STUCK: "blocked garbage error tripped rollback_incomplete extra residue",
+    _BAD: "refused no unreachable fail failed halted aborted revert-failed trip missing",
     _OPEN: "unknown unscanned",
     _BUSY: "running baking probed staged checked attached applying reverting",
     _WAITS: "paused frozen waiting waiting_approval revert-pending",
     _DONE: "reverted rolled_back",
-    _IDLE: "pending planned draft expired stopped",
+    _IDLE: "pending planned draft expired stopped foreign",
 }
 SIGNS = {word: sign for sign, words in _SIGNS.items() for word in words.split()}
 

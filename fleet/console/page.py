@@ -23,7 +23,7 @@ from fleet.console.window import View
 if TYPE_CHECKING:
     from fleet.console.app import ConsoleApp
 
-TITLES = {"fleet": "Fleet", "matrix": "Matrix", "rollout": "Rollout"}
+TITLES = {"fleet": "Fleet", "matrix": "Matrix", "rollout": "Rollout", "drift": "Drift"}
 
 
 def method(action: Action) -> str:
@@ -175,6 +175,10 @@ class Page(Screen[None], inherit_bindings=False):
     def action_rollout(self) -> None:
         """Show a rollout."""
         self.console.go("rollout")
+
+    def action_drift(self) -> None:
+        """Show recorded against observed."""
+        self.console.go("drift")
 
     def action_previous(self) -> None:
         """Show the screen before."""

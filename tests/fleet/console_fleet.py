@@ -15,7 +15,7 @@ from decide_cases import CASES, decide, facts, program
 from btf.fault import Fault
 from fleet.compatibility.verdict import Choice
 from fleet.record import Record, open_record
-from fleet.record.views import SampleView
+from fleet.record.views import Difference, SampleView
 from fleet.rollout.planning.freeze import make_plan
 from fleet.rollout.planning.settings import WaveSettings, WaveStep
 from inventory.connect.errors import HostKeyChanged, Unreachable
@@ -80,6 +80,24 @@ def make_lab(path: Path, clock: Clock | None = None) -> Record:
             record.record_choices(decisions(name, kind))
     clock.at += 120
     return record
+
+
+def make_drift(record: Record) -> None:
+    """Three hosts that a look an hour ago found to differ, and one that a hostile word tries to decorate."""
+    at = record.now
+
+    def look(host: str, *differences: tuple[str, str, str, str, str]) -> None:
+        record.record_looks({host: [Difference(host, *d) for d in differences]})
+
+    record.now, now = (lambda: at() - 3600.0), record.now
+    look("plain-1", ("tcp-flow", "missing", "running", "stopped", "COR-AGT-024: the host rebooted"))
+    look(
+        "plain-2",
+        ("net-policy", "wrong-tag", "policy 1f2e", "policy \x1b[31m9a9a", "another program sits there"),
+        ("", "foreign", "", "3 programs", "cgroup_device sd_devices, kprobe other"),
+    )
+    record.now = now
+    look("no-btf", ("tcp-flow", "kernel-changed", "ab12ab12ab12", "cd34cd34cd34", "now 6.12.1: to be decided again"))
 
 
 def make_rollout(record: Record, *, plan_id: str = "plan-1", program_name: str = "tcp-flow") -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from console_fleet import NOW, Clock, Scan, make_halted, make_lab, make_paused, make_rollout, make_running
+from console_fleet import NOW, Clock, Scan, make_drift, make_halted, make_lab, make_paused, make_rollout, make_running
 from console_pilot import check_golden, press, screen_lines, screen_text, settle
 from rich.cells import cell_len
 
@@ -28,7 +28,7 @@ from inventory.connect.errors import Unreachable
 from inventory.host import Host
 
 Steps = Callable[[ConsoleApp, Any], Awaitable[None]]
-TABS = {"fleet": "1", "matrix": "4", "rollout": "5"}
+TABS = {"fleet": "1", "matrix": "4", "rollout": "5", "drift": "7"}
 
 
 @pytest.fixture
@@ -71,6 +71,10 @@ PICTURES: dict[str, tuple[Callable[[Record], object], tuple[str, ...], tuple[int
     "fleet_marks": (lambda _: None, ("space", "space", "down", "ctrl+space"), (100, 16)),
     "matrix": (lambda _: None, ("4",), (120, 14)),
     "matrix_80": (lambda _: None, ("4",), (80, 24)),
+    "drift_none": (lambda _: None, ("7",), (100, 12)),
+    "drift": (make_drift, ("7",), (140, 16)),
+    "drift_80": (make_drift, ("7", "down"), (80, 16)),
+    "drift_problems": (make_drift, ("7", "z", "s"), (100, 16)),
     "rollout_none": (lambda _: None, ("5",), (100, 24)),
     "rollout_planned": (make_rollout, ("5",), (100, 24)),
     "rollout_running": (make_running, ("5",), (120, 32)),
@@ -131,6 +135,18 @@ def test_explain_picture(name: str, lab: Record) -> None:
         assert app.screen is app.page
 
     drive(lab, steps, size=(120, 60))
+
+
+def test_explain_on_drift_says_what_mends_it(lab: Record) -> None:
+    make_drift(lab)
+
+    async def steps(app: ConsoleApp, pilot: Any) -> None:
+        await press(pilot, "7", "enter")
+        await asked(pilot)
+        assert isinstance(app.screen, Reading)
+        check_golden("explain_drift", screen_text(app))
+
+    drive(lab, steps, size=(100, 24))
 
 
 def test_explain_on_the_matrix_and_the_rollout(lab: Record) -> None:
