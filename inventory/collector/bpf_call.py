@@ -53,13 +53,16 @@ class Kernel:
         # Below 5.11 what was closed gives its memory back only after a while; until then a low RLIMIT_MEMLOCK looks
         # like a denial. True makes an EPERM be asked about again.
         self.crowded = False
+        # No made object was closed since an EPERM outlasted the pauses: another one is no matter of memory either.
+        self._settled = False
         self.version = 0  # what kernels before 5.0 want a kprobe program to be made for
 
     def bpf(self, command: int, argument: Any) -> Tuple[int, int]:
         """Call bpf(); returns (result, errno)."""
         if not isinstance(argument, ctypes.Array):
             argument = ctypes.create_string_buffer(argument, len(argument))
-        for pause in _PAUSES if self.crowded and command in (MAP_CREATE, PROG_LOAD) else (0.0,):
+        charged = self.crowded and command in (MAP_CREATE, PROG_LOAD)
+        for pause in _PAUSES if charged and not self._settled else (0.0,):
             ctypes.set_errno(0)
             result = self._libc.syscall(
                 ctypes.c_long(self._bpf), ctypes.c_int(command), argument, ctypes.c_uint(len(argument))
@@ -68,6 +71,8 @@ class Kernel:
             if error != errno.EPERM:
                 break
             time.sleep(pause)
+        if charged:
+            self._settled = error == errno.EPERM or (self._settled and result < 0)
         return result, error
 
     def load(

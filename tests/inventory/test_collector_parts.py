@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
 import errno
 import json
 import re
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -203,6 +205,33 @@ def test_every_row_of_the_probe_tables_is_sound() -> None:
 def test_instructions_are_laid_out_as_the_kernel_reads_them() -> None:
     assert bpf_call.returns(1) == bytes.fromhex("b7000000010000009500000000000000")
     assert bpf_call.insn(0x18, 1, 2, 0, 7) == bytes.fromhex("1821000007000000")
+
+
+def test_a_denial_is_asked_about_again_only_while_memory_could_be_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was closed gives its memory back late; on a host that denies everything, no answer waits for that twice."""
+    answers: list[int] = []  # of the kernel, next first; what is not said is denied
+
+    def syscall(*_: object) -> int:
+        asked.append(1)
+        error = answers.pop(0) if answers else errno.EPERM
+        ctypes.set_errno(error)
+        return -1 if error else 7
+
+    def tries() -> int:
+        del asked[:]
+        kernel.bpf(bpf_call.PROG_LOAD, b"\0" * 8)
+        return len(asked)
+
+    kernel, asked = bpf_call.Kernel(), list[int]()
+    monkeypatch.setattr(kernel, "_libc", SimpleNamespace(syscall=syscall))
+    monkeypatch.setattr(bpf_call.time, "sleep", lambda pause: None)
+    assert tries() == 1, "memory is no limit here"
+    kernel.crowded = True
+    assert [tries(), tries(), tries()] == [4, 1, 1]
+    answers = [errno.EINVAL]
+    assert [tries(), tries()] == [1, 1], "another refusal made nothing either"
+    answers = [0]
+    assert [tries(), tries(), tries()] == [1, 4, 1], "what was made may be closed by now"
 
 
 def test_the_entry_point_of_this_python_is_where_readelf_says(tmp_path: Path) -> None:
