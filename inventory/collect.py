@@ -5,6 +5,7 @@ A host that is slow, dead or hostile costs itself its facts and nobody else's th
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import queue
 import threading
@@ -14,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from btf.fault import EXIT_FAILURE, Fault, printable
-from inventory.collector.bundle import collector_command, collector_source
+from inventory.collector.bundle import collector_command, packed_source
+from inventory.collector.document import PACKED
 from inventory.connect import Connection
 from inventory.connect.errors import Unreachable
 from inventory.facts import MAX_DOCUMENT, Facts, parse_facts
@@ -23,6 +25,7 @@ from inventory.host import Host
 Connect = Callable[[Host], Connection]
 OnProgress = Callable[[Host, str], None]  # the host and what happens to it: connecting, collecting, done, failed
 
+_PACKED = PACKED.encode()
 _BTF_MAGIC = (b"\x9f\xeb", b"\xeb\x9f")
 # Compressed where the host can; zlib's own level 1 and gzip's are enough for a factor of three in a tenth of a second.
 _SEND_BTF = "file=/sys/kernel/btf/vmlinux; if command -v gzip >/dev/null 2>&1; then gzip -c <$file; else cat $file; fi"
@@ -65,15 +68,32 @@ def collect_facts(connection: Connection, *, timeout_s: float = 60.0) -> Facts:
 
     Raises CollectorFailed, FactsMalformed, and whatever the connection raises.
     """
-    done = connection.run(collector_command(), stdin=collector_source(), timeout=timeout_s, limit=MAX_DOCUMENT)
+    done = connection.run(collector_command(), stdin=packed_source(), timeout=timeout_s, limit=MAX_DOCUMENT)
     if done.truncated:
         raise CollectorFailed(f"the answer is larger than {MAX_DOCUMENT} bytes and was cut off")
-    # A login shell may greet first; the document is the last line that begins like one.
-    lines = [line for line in done.stdout.splitlines() if line.startswith(b"{")]
-    if not lines:
+    line = document_line(done.stdout)
+    if line is None:
         said = printable((done.stderr or done.stdout)[-400:].decode("utf-8", "replace"))
         raise CollectorFailed(f"no document came (status {done.status}): {said or 'no answer at all'}")
-    return parse_facts(lines[-1])
+    return parse_facts(line)
+
+
+def document_line(said: bytes) -> bytes | None:
+    """Return the document of what a collector's shell said, unpacked; None when there is none.
+
+    A login shell may greet first: the document is the last line that begins like one. Raises CollectorFailed.
+    """
+    lines = [line for line in said.splitlines() if line.startswith((b"{", _PACKED))]
+    if not lines or not lines[-1].startswith(_PACKED):
+        return lines[-1] if lines else None
+    unpacker = zlib.decompressobj()
+    try:
+        line = unpacker.decompress(base64.b64decode(lines[-1][len(_PACKED) :], validate=True), MAX_DOCUMENT)
+    except (ValueError, zlib.error) as error:
+        raise CollectorFailed(f"the answer came broken: {error}") from None
+    if not unpacker.eof:
+        raise CollectorFailed(f"the answer is incomplete, or larger than {MAX_DOCUMENT} bytes")
+    return line
 
 
 def fetch_btf(connection: Connection, limit: int = 64 * 1024 * 1024, *, timeout_s: float = 120.0) -> bytes:

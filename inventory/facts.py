@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from btf.fault import Fault, printable
@@ -23,6 +24,7 @@ MAX_FACTS = 20_000
 _MAX_NAME = 160
 _DAY_MS = 86_400_000
 _MAX_TEXT = 2_000
+_COMMON = 80
 
 # Facts that change from one scan to the next without the host having changed; they do not count for the digest.
 VOLATILE = frozenset({"clock.wall", "clock.monotonic", "system.load", "system.memory_available"})
@@ -35,6 +37,9 @@ class Answer(StrEnum):
     NO = "no"
     BLOCKED = "blocked"
     UNKNOWN = "unknown"
+
+
+_ANSWERS: Mapping[str, Answer] = {answer.value: answer for answer in Answer}
 
 
 class FactsMalformed(Fault):
@@ -155,26 +160,37 @@ def _bounded(value: Any, depth: int = 0) -> Any:
 def _one(name: str, body: Any) -> Fact:
     if not isinstance(body, dict):
         raise FactsMalformed(f"fact {name!r} is not an object")
-    try:
-        answer = Answer(str(body.get("answer")))
-    except ValueError:
-        raise FactsMalformed(f"fact {name!r} has no valid answer") from None
-    text = {k: body[k] for k in ("source", "raw", "errno") if body.get(k) is not None}
-    if any(not isinstance(v, str) for v in text.values()):
+    answer = _ANSWERS.get(str(body.get("answer")))
+    if answer is None:
+        raise FactsMalformed(f"fact {name!r} has no valid answer")
+    value = body.get("value")
+    if value is not None:
+        value = _bounded(value)
+        shape = _shape_of(name)
+        if shape is not None and not shape(value):
+            raise FactsMalformed(f"fact {name!r} has a value of the wrong shape")
+    source, raw, error = (_word(name, body.get(key)) for key in ("source", "raw", "errno"))
+    return Fact(name, answer, value, source or "", raw, error)
+
+
+def _word(name: str, text: Any) -> str | None:
+    if text is None:
+        return None
+    if not isinstance(text, str):
         raise FactsMalformed(f"fact {name!r}: source, raw and errno must be text")
-    clean = {k: printable(v, _MAX_TEXT) for k, v in text.items()}
-    value = _bounded(body.get("value"))
-    if value is not None and not _fits(name, value):
-        raise FactsMalformed(f"fact {name!r} has a value of the wrong shape")
-    return Fact(name, answer, value, clean.get("source", ""), clean.get("raw"), clean.get("errno"))
+    return _common(text) if len(text) <= _COMMON else printable(text, _MAX_TEXT)
 
 
-def _fits(name: str, value: Any) -> bool:
-    """Tell whether *value* has the shape that readers of this fact rely on; facts without a row may hold anything."""
-    for pattern, shape in _SHAPES:
-        if pattern.match(name):
-            return shape(value)
-    return True
+@lru_cache(maxsize=4096)
+def _common(text: str) -> str:
+    """Return a short *text* printable: sources and errors are the same few on every host of a fleet."""
+    return printable(text, _MAX_TEXT)
+
+
+@lru_cache(maxsize=4096)
+def _shape_of(name: str) -> Callable[[Any], bool] | None:
+    """Return what readers of this fact rely on; facts without a row may hold anything."""
+    return next((shape for pattern, shape in _SHAPES if pattern.match(name)), None)
 
 
 def _text(pattern: str) -> Callable[[Any], bool]:

@@ -3,12 +3,15 @@
 Nothing here decides; it only keeps "not there", "denied" and "could not tell" apart. Python 3.6, standard library.
 """
 
+import base64
 import errno
 import json
 import os
+import zlib
 from typing import Any, Callable, Dict, Optional
 
 SCHEMA = "corollout.facts/1"
+PACKED = "packed:"
 YES, NO, BLOCKED, UNKNOWN = "yes", "no", "blocked", "unknown"
 MAX_RAW = 400
 MAX_READ = 16 * 1024 * 1024
@@ -144,3 +147,8 @@ class Report:
 def encode(document: Dict[str, Any]) -> str:
     """Return the document as one line of ASCII."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def pack(line: str) -> str:
+    """Return a line of ASCII as a shorter one for the journey, which :data:`PACKED` begins."""
+    return PACKED + base64.b64encode(zlib.compress(line.encode("ascii"))).decode("ascii")

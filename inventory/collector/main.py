@@ -52,8 +52,9 @@ def _native(report: document.Report, tracefs: Optional[str], tools: machine_fact
 
 
 def main() -> int:
-    """Write the document to standard output."""
-    sys.stdout.write(document.encode(collect()) + "\n")
+    """Write the document to standard output; packed when an argument says so."""
+    line = document.encode(collect())
+    sys.stdout.write((document.pack(line) if "packed" in sys.argv else line) + "\n")
     return 0
 
 

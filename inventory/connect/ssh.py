@@ -239,7 +239,7 @@ def _open_hop(host: Host, jump: SshConnection | None, timeout_s: float) -> SshCo
         client.close()
         wire.close()
         raise _explain(host, address, error, wire, late=late.is_set(), timeout_s=timeout_s) from None
-    wire.trusted = True
+    wire.trust()
     return SshConnection(host, client, wire, jump)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from inventory.collect import BtfUnavailable, CollectorFailed, DeadlinePassed, collect_facts, fetch_btf, scan
+from inventory.collector import document
 from inventory.connect import Completed, Connection, errors, open_connection
 from inventory.facts import MAX_DOCUMENT, Answer, FactsMalformed
 from inventory.host import Host
@@ -80,6 +83,11 @@ class Answering:
         (Answering(b"{" + os.urandom(5000)), FactsMalformed),
         (Answering(b"x" * (MAX_DOCUMENT + 1)), CollectorFailed),
         (Answering(b'{"schema": "other", "facts": {}}'), FactsMalformed),
+        (Answering(b"packed:no such thing\n"), CollectorFailed),
+        (Answering(b"packed:" + base64.b64encode(b"not compressed")), CollectorFailed),
+        (Answering(b"packed:" + base64.b64encode(zlib.compress(os.urandom(500))[:-9])), CollectorFailed),
+        (Answering(b"packed:" + base64.b64encode(zlib.compress(b" " * (MAX_DOCUMENT + 1)))), CollectorFailed),
+        (Answering(b"packed:" + base64.b64encode(zlib.compress(b"not JSON"))), FactsMalformed),
     ],
 )
 def test_what_is_no_document_is_one_printable_fault(answer: Answering, fault: type[Exception]) -> None:
@@ -91,6 +99,8 @@ def test_what_is_no_document_is_one_printable_fault(answer: Answering, fault: ty
 def test_a_shell_that_greets_first_does_not_hide_the_document() -> None:
     greeting = b"Welcome {you}!\r\n" + b'{"schema": "corollout.facts/1", "facts": {"a": {"answer": "no"}}}\n'
     assert collect_facts(Answering(greeting)).answer("a") is Answer.NO
+    packed = document.pack('{"schema": "corollout.facts/1", "facts": {"a": {"answer": "yes"}}}')
+    assert collect_facts(Answering(b"{}\r\n" + packed.encode() + b"\n")).answer("a") is Answer.YES
 
 
 @pytest.mark.parametrize(

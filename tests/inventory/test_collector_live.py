@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from inventory.collect import document_line
 from inventory.collector import bpf_call, bpf_tables
-from inventory.collector.bundle import collector_command, collector_source
+from inventory.collector.bundle import collector_command, collector_source, packed_source
 from inventory.facts import Answer, Facts, parse_facts
 
 pytestmark = pytest.mark.kernel
@@ -30,9 +31,9 @@ def collected(*before: str, script: str = "") -> Facts:
     """Run the collector as a host would, behind the command *before* or at the end of a shell *script*."""
     command = ["/bin/sh", "-c", f"{script}\n{collector_command()}" if script else collector_command()]
     command = [*before, *command]
-    done = subprocess.run(command, input=collector_source(), capture_output=True, check=False, timeout=120, cwd=ROOT)
+    done = subprocess.run(command, input=packed_source(), capture_output=True, check=False, timeout=120, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, b"")
-    return parse_facts(done.stdout)
+    return parse_facts(document_line(done.stdout) or b"")
 
 
 def apart(script: str) -> Facts:
