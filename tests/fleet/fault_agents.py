@@ -10,10 +10,11 @@ import contextlib
 import io
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fault_matrix import FORWARD, Fault, Row, Snapshot
@@ -32,7 +33,8 @@ from probes.agent.zipapp import build_agent
 LEVEL = "agents"
 NUMBER = 91  # of the lab: its own names and networks
 HOSTS = (LabHost("one", ("tracefs", "securityfs")), LabHost("two", ("tracefs", "securityfs")))
-DOOM = "/run/lab/doom"
+HOME = "/run/lab"
+DOOM = f"{HOME}/doom"
 FILLER = "/var/lib/corollout/filler"
 POLICY = Path(__file__).parents[2] / "fleet" / "lab" / "policy.yaml"
 PROGRAMS = ("tcp-flow", "net-policy")
@@ -62,6 +64,7 @@ def cut():
         pid = int(rest.split()[1])
 
 DOOMS = {{"agent-killed": lambda: os.kill(os.getpid(), signal.SIGKILL), "ssh-cut": cut, "disk-full": fill}}
+COMMANDS = {{}}
 
 def strike(where):
     try:
@@ -71,7 +74,7 @@ def strike(where):
         return
     if place == where:
         os.rename({DOOM!r}, {DOOM!r} + ".struck")
-        DOOMS[doom]()
+        DOOMS[doom]() if doom in DOOMS else os.system(COMMANDS[doom])
 
 def around(step):
     def do(attempt):
@@ -91,27 +94,39 @@ AT_STEPS = (
     Fault("ssh-cut", "SIGKILL of the session's sshd while the agent applies", ("PAUSED", "HALTED")),
     Fault("disk-full", "no byte is left on the host's disk until a person frees it", ("PAUSED", "HALTED")),
 )
-# What is done to the processes of a host once its program runs, as a shell command over the agent's own state.
 _PID = "python3 -c 'import json,sys;print(json.load(open(sys.argv[1]))[sys.argv[2]][\"pid\"])' {path}/{file} {key}"
-AFTERWARDS = {
-    "holder-killed": (Fault("holder-killed", "SIGKILL of the program's holder while the wave bakes",
-                            ("PAUSED", "HALTED"), again=2), "state.json", "holder"),
-    "runner-killed": (Fault("runner-killed", "SIGKILL of the runner (the holder's child) while the wave bakes",
-                            ("PAUSED", "HALTED"), again=2), "status.json", "child"),
-}  # fmt: skip
 
 
-def doomed_agent() -> bytes:
-    """The agent's zipapp with the start above."""
+def _kill(file: str, key: str) -> str:
+    """A shell command that kills a process of the program at {path}, by the agent's own state."""
+    return f"kill -9 $({_PID.format(path='{path}', file=file, key=key)})"
+
+
+# What is done to a host once its program runs, as a shell command.
+BAKING = "bake"
+IN_BAKE: tuple[tuple[Fault, str], ...] = (
+    (Fault("holder-killed", "SIGKILL of the program's holder while the wave bakes", ("PAUSED", "HALTED"), again=2),
+     _kill("state.json", "holder")),
+    (Fault("runner-killed", "SIGKILL of the runner (the holder's child) while the wave bakes", ("PAUSED", "HALTED"),
+           again=2), _kill("status.json", "child")),
+)  # fmt: skip
+
+
+def doomed_agent(commands: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """The agent's zipapp with the start above; *commands* are more dooms, by name, for a shell."""
     data = io.BytesIO(b"")
+    start = _START.replace("COMMANDS = {}", f"COMMANDS = {dict(commands)!r}")
     with zipfile.ZipFile(io.BytesIO(build_agent())) as whole, zipfile.ZipFile(data, "w") as made:
         for entry in whole.infolist():
-            made.writestr(entry, _START if entry.filename == "__main__.py" else whole.read(entry.filename))
+            made.writestr(entry, start if entry.filename == "__main__.py" else whole.read(entry.filename))
     return b"#!/usr/bin/env python3\n" + data.getvalue()
 
 
 class AgentWorld:
-    """Two real hosts, a home, and one rollout of *program*."""
+    """Real hosts, a home, and one rollout of *program*."""
+
+    in_bake = IN_BAKE
+    timeout_s, deadline_s = 20.0, 120.0
 
     def __init__(self, fleet: LabFleet, program: str, *options: str) -> None:
         self.fleet, self.program, self.home = fleet, program, fleet.home
@@ -120,7 +135,8 @@ class AgentWorld:
         with open_record(self.home / "fleet.db") as record:
             self.rollout = record.create_rollout(plan, "ann")
             self.canary = record.steps(self.rollout, wave=0)[0].host
-        factory = ssh.agent_executors(self.hosts, Artefacts(self.home / "artefacts"), timeout_s=20.0, deadline_s=120.0)
+        times = {"timeout_s": self.timeout_s, "deadline_s": self.deadline_s}
+        factory = ssh.agent_executors(self.hosts, Artefacts(self.home / "artefacts"), **times)
         self.meet: Callable[[str, str], None] = lambda host, verb: None
         self.connect = self._watched(factory)
 
@@ -138,30 +154,34 @@ class AgentWorld:
             return record.rollout(self.rollout).state
 
     def strike(self, row: Row) -> str:
-        name = row.fault.name
-        if name in AFTERWARDS:
-            return self._kill_later(row)
-        self.fleet.shell(self.canary, f"rm -f {DOOM}*; printf '{name} {row.boundary}' >{DOOM}")
+        if row.boundary == BAKING:
+            return self._in_bake(dict(self.in_bake)[row.fault])
+        doom = f"{row.fault.name} {row.boundary}"
+        self.fleet.shell(self.canary, f"mkdir -p {HOME}; rm -f {DOOM}*; printf '{doom}' >{DOOM}")
         said = self.go()
-        struck = self.fleet.shell(self.canary, f"ls {DOOM}.struck 2>/dev/null")
-        return said if struck.strip() else "not met"
+        return said if self.struck() else "not met"
 
-    def _kill_later(self, row: Row) -> str:
-        """Kill a process of the canary's program right after it was confirmed, or seen."""
-        _, file, key = AFTERWARDS[row.fault.name]
-        killed: list[str] = []
+    def struck(self) -> bool:
+        """Whether the canary's agent met its doom."""
+        return bool(self.fleet.shell(self.canary, f"ls {DOOM}.struck 2>/dev/null").strip())
+
+    def _in_bake(self, command: str) -> str:
+        """Do this to the canary when it is asked how it is for the second time after its order was carried out."""
+        calls: list[str] = []
+        done: list[str] = []
 
         def meet(host: str, verb: str) -> None:
-            if host == self.canary and verb == row.boundary and not killed:
+            if host != self.canary or done:
+                return
+            calls.append(verb)
+            if "apply" in calls and calls[calls.index("apply") :].count("status") == 2:
                 path = f"/var/lib/corollout/programs/{self.program}"
-                killed.append(
-                    self.fleet.shell(host, f"kill -9 $({_PID.format(path=path, file=file, key=key)}); echo ok")
-                )
+                done.append(self.fleet.shell(host, f"{{\n{command.format(path=path)}\n}} && echo ok"))
 
         self.meet = meet
         said = self.go()
         self.meet = lambda host, verb: None
-        return said if killed == ["ok\n"] else "not met"
+        return said if done == ["ok\n"] else "not met"
 
     def mend(self, row: Row) -> None:
         self.fleet.shell(self.canary, f"rm -f {DOOM}* {FILLER}")
@@ -218,5 +238,5 @@ def rows() -> list[Row]:
     """Each doom around each step of the agent's table, for a tracing and a networking program; and what follows."""
     places = [f"{step.name} {when}" for step in STEPS for when in ("before", "after")]
     found = [Row(LEVEL, f, FORWARD, place, p) for p in PROGRAMS for f in AT_STEPS for place in places]
-    found += [Row(LEVEL, f, FORWARD, "status", p) for p in PROGRAMS for f, _, _ in AFTERWARDS.values()]
+    found += [Row(LEVEL, fault, FORWARD, BAKING, p) for p in PROGRAMS for fault, _ in IN_BAKE]
     return found

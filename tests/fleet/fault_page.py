@@ -1,19 +1,13 @@
-"""What the fault matrix shows, as a page and on a terminal; and running all of it (``make faults``)."""
+"""What the fault matrix shows, as a page and on a terminal."""
 
 from __future__ import annotations
 
-import multiprocessing
 import platform
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from fault_matrix import LEGS, Outcome, Row
+from fault_matrix import LEGS, Outcome
 
 COLUMNS = ("fault", "strikes at", "what the struck one said", "ended as", "waited for", "twice", "unrecorded", "left")
-_AT_ONCE = 2
 
 
 def line(outcome: Outcome) -> tuple[str, ...]:
@@ -33,13 +27,16 @@ def text(outcomes: Iterable[Outcome]) -> str:
     return "\n".join([" | ".join(COLUMNS), *parts])
 
 
-def page(outcomes: Sequence[Outcome], meanings: Sequence[tuple[str, str]], every: int = 1) -> str:
-    """``docs/faults.md``: what each fault is, the real hosts' rows in full, the scripted ones as boundary × fault."""
+def page(outcomes: Sequence[Outcome], meanings: Sequence[tuple[str, str]], levels: Sequence[str] = ()) -> str:
+    """``docs/faults.md``: what each fault is, the real hosts' rows in full, the scripted ones as boundary × fault.
+
+    *levels* say of each level how much of it was run, and on what.
+    """
     bad = [o for o in outcomes if o.defects]
     parts = [
         "# Fault matrix\n",
         f"`make faults` wrote this page on {platform.system()} {platform.release()}: {len(outcomes)} rows, "
-        f"{len(bad)} with a defect{_share(every)}. Each row rolls a program out with one fault in the way, "
+        f"{len(bad)} with a defect. Each row rolls a program out with one fault in the way, "
         "starts a controller again where one is missing, compares record and hosts, rolls back, and compares full "
         "snapshots of every host. "
         "Boundaries come from the step tables (`ACTS`, the journal, the executor's calls; the agent's `STEPS`), so a "
@@ -49,7 +46,8 @@ def page(outcomes: Sequence[Outcome], meanings: Sequence[tuple[str, str]], every
         "`rollback` then led to the end); when no host attached an order twice, by its own count, the kernel's "
         "programs and the audit; when every host was as its step and assignment say; and when nothing of ours was left "
         "after the rollback: programs, links, pins, filters, rules, sets, files, processes, units.\n",
-        "## The faults\n",
+        *(f"- {line}" for line in levels),
+        "\n## The faults\n",
         "| fault | what happens | rows | defects | waited for a person |",
         "|---|---|---|---|---|",
     ]
@@ -72,10 +70,6 @@ def page(outcomes: Sequence[Outcome], meanings: Sequence[tuple[str, str]], every
             *_grid(scripted),
         ]
     return "\n".join(parts) + "\n"
-
-
-def _share(every: int) -> str:
-    return f"; one row of every {every} there are was run" if every > 1 else ""
 
 
 def _grid(outcomes: Sequence[Outcome]) -> list[str]:
@@ -106,58 +100,3 @@ def _cells(cells: Sequence[str]) -> str:
 def _short(words: str, limit: int = 160) -> str:
     words = " ".join(words.split())
     return words if len(words) <= limit else words[: limit - 1] + "…"
-
-
-def run_scripted(row: Row) -> Outcome:
-    """One scripted row in a world of its own; what is a bug of the harness is a defect, too."""
-    from fault_matrix import run_row
-    from fault_scripted import scripted_world
-
-    try:
-        with scripted_world(row.fault.name) as world:
-            return run_row(world, row)
-    except Exception:
-        return Outcome(row, wrong=[traceback.format_exc().strip().splitlines()[-1]])
-
-
-def scripted(every: int) -> Iterable[Outcome]:
-    """Every scripted row, or one of so many, two at once."""
-    from fault_scripted import passed_boundaries, rows
-
-    todo = rows(passed_boundaries())[every // 2 :: every]
-    with ProcessPoolExecutor(_AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(run_scripted, todo)
-
-
-def agents(every: int) -> Iterable[Outcome]:
-    """The rows of real agents, one after the other on the same two hosts."""
-    from fault_agents import AgentWorld, agent_fleet, options_of, rows
-    from fault_matrix import run_row
-
-    with agent_fleet() as fleet:
-        for row in rows()[every // 2 :: every]:
-            try:
-                yield run_row(AgentWorld(fleet, row.program, *options_of(fleet, row.program)), row)
-            except Exception:
-                yield Outcome(row, wrong=[traceback.format_exc().strip().splitlines()[-1]])
-
-
-LEVELS: dict[str, Callable[[int], Iterable[Outcome]]] = {"scripted": scripted, "agents": agents}
-
-
-def main(target: Path, wanted: Sequence[str]) -> int:
-    """Run the levels and write the page; 3 when something has a defect. A number: one of so many rows."""
-    from fault_scripted import FAULTS
-
-    every = next((int(word) for word in wanted if word.isdigit()), 1)
-    levels = [word for word in wanted if not word.isdigit()] or list(LEVELS)
-
-    outcomes = []
-    for level in levels:
-        for outcome in LEVELS[level](every):
-            outcomes.append(outcome)
-            sys.stderr.write(text([outcome]).split("\n", 1)[1] + f" ({outcome.seconds:.0f} s)\n")
-    meanings = {o.row.fault.name: o.row.fault.words for o in outcomes} | {f.name: f.words for f, _ in FAULTS}
-    target.write_text(page(outcomes, sorted(meanings.items()), every))
-    sys.stdout.write(text(outcomes) + "\n")
-    return 3 if any(o.defects for o in outcomes) else 0

@@ -14,6 +14,7 @@ import pytest
 from fault_boundaries import CALLS
 from fault_matrix import BACK, FORWARD, Outcome, Row, run_row
 from fault_page import page, text
+from fault_run import Ledger
 from fault_scripted import FAULTS, passed_boundaries, rows, scripted_world
 
 from fleet.rollout.hosts.acts import ACTS
@@ -78,3 +79,15 @@ def test_the_page_counts_defects_and_shows_each(passed: dict[str, list[str]]) ->
     assert "2 rows, 1 with a defect" in shown
     assert "a: attached 2 times" in shown
     assert "✗" in shown and "●" in shown
+
+
+def test_what_was_run_on_this_state_of_the_code_is_kept(passed: dict[str, list[str]], tmp_path: Path) -> None:
+    first, second = rows(passed)[:2]
+    ledger = Ledger(tmp_path / "kept", "now")
+    ledger.keep(Outcome(first, "killed", ["PAUSED: why"], "COMPLETED", seconds=1.0))
+    ledger.keep(Outcome(first, left=["a: a pin"]))
+    again = Ledger(tmp_path / "kept", "now")
+    assert (again.fresh(first), again.fresh(second), again.outcome(second)) == (True, False, None)
+    assert again.outcome(first) == Outcome(first, left=["a: a pin"])
+    later = Ledger(tmp_path / "kept", "later")
+    assert not later.fresh(first) and later.outcome(first) == again.outcome(first)
