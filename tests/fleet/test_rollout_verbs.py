@@ -422,6 +422,26 @@ def test_reconcile_applies_again_what_a_host_lost(start) -> None:
     assert rollout.record.assignments() == []
 
 
+@pytest.mark.parametrize("reattached", [True, False])
+def test_a_bake_in_which_a_host_rebooted_is_begun_anew_after_a_reconcile(start, reattached: bool) -> None:
+    rollout = start()
+
+    def reboot(host: str, verb: str) -> None:
+        baking = rollout.fleet.calls(host).count("status") == 2  # probed and verified until now
+        if host == "a" and verb == "status" and baking and not rollout.fleet.script.get("a"):
+            rollout.fleet.script["a"] = {"boot_id": "boot-2"}
+            with rollout.fleet.state("a") as state:
+                state["state"] = "running" if reattached else "stopped"
+
+    rollout.fleet.before = reboot
+    assert rollout.go() == "PAUSED"
+    assert "rebooted meanwhile" in rollout.view.reason
+    assert rollout.ask("resume") == "PAUSED", "the bake that begins anew is of a host that rebooted since it got it"
+    rollout.record.request(rollout.id, "reconcile", "ann")
+    assert rollout.ask("resume") == "COMPLETED"
+    assert rollout.fleet.seen("a")["applied"] == (1 if reattached else 2)
+
+
 @pytest.mark.parametrize(
     ("script", "state"),
     [

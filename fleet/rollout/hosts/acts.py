@@ -121,7 +121,12 @@ def mend(work: Work, step: StepView) -> StepOutcome:
         same_kernel(spec, status)
         seen = observe(status, spec["program"])
         if seen.runs(spec["build"], owner.token):
-            return StepOutcome(step.host, good)
+            if (step.document or {}).get("boot_id") not in (
+                None,
+                boot_of(status),
+            ):  # what bakes next is held against this
+                work.finish([StepOutcome(step.host, "drifted", "it rebooted, and runs again")])
+            return StepOutcome(step.host, good, document={**seen.entry, "boot_id": boot_of(status)})
         if seen.state == "tripped":
             return StepOutcome(step.host, "failed", f"tripped: {seen.reason or ''}", forget_token=True)
         if seen.token is not None and seen.token > owner.token:

@@ -123,16 +123,16 @@ def _baked(work: Work, wave: int, begun: float) -> bool:
     counts = work.record.sample_counts(work.rollout_id, wave, since=view.baking_since or 0.0)
     live = _judged(work, work.steps(wave, LIVE_STEPS))
     wanted = work.plan.settings.samples
-    enough = all(counts.get(s.host, {}).get("ok", 0) >= wanted for s in live if not _silent(counts.get(s.host, {})))
+    enough = all(counts.get(s.host, {}).get("ok", 0) >= wanted for s in live if not _in_vain(counts.get(s.host, {})))
     policy = work.plan.settings.service
     if policy is not None:
         enough = enough and asked_enough(work, wave, policy, view.baking_since or 0.0)
     return enough or baked >= view.bake_s + work.plan.settings.deadline_s
 
 
-def _silent(outcomes: dict[str, int]) -> bool:
-    """Whether a host was looked for, and never answered: waiting longer for it shows nothing."""
-    return set(outcomes) == {"unreachable"}
+def _in_vain(outcomes: dict[str, int]) -> bool:
+    """Whether waiting longer for a host shows nothing: it never answered, or rebooted, after which no bake passes."""
+    return set(outcomes) == {"unreachable"} or "rebooted" in outcomes
 
 
 def _sample(work: Work, step: StepView) -> SampleView:
