@@ -45,7 +45,7 @@ proof: setup build
 	$(BIN)/python -m pytest -v -s -m proof
 	$(BIN)/python tools/proof.py docs/proof.md .cache/kernels
 
-# Every fault at every boundary, on scripted hosts, real agents and a guest that reboots, as root; to docs/faults.md.
+# Every fault at every boundary: scripted hosts, workers on a server, real agents, a guest that reboots. As root; to docs/faults.md.
 # Hours on two cores; FAULTS="agents 10" names a level, and one of so many rows.
 faults: setup build
 	nice $(BIN)/python tools/faults.py docs/faults.md $(FAULTS)

@@ -1,7 +1,7 @@
 """Run the fault matrix and write the page that shows it. Usage: tools/faults.py PAGE [LEVEL…] [N]
 
-As root. Levels: scripted, agents, guests; without any, all. N: one of so many rows. What was run on this state of the
-code is not run again, and the page shows all that is known. Exit code 3 when a row has a defect.
+As root. Levels: scripted, agents, servers, guests; without any, all. N: one of so many rows. What was run on this
+state of the code is not run again, and the page shows all that is known. Exit code 3 when a row has a defect.
 """
 
 from __future__ import annotations

@@ -130,9 +130,10 @@ class AgentWorld:
 
     def __init__(self, fleet: LabFleet, program: str, *options: str) -> None:
         self.fleet, self.program, self.home = fleet, program, fleet.home
+        self.place = self.home / "fleet.db"
         self.hosts = fleet.inventory()
         plan = fleet.plan(program, *options)
-        with open_record(self.home / "fleet.db") as record:
+        with open_record(self.place) as record:
             self.rollout = record.create_rollout(plan, "ann")
             self.canary = record.steps(self.rollout, wave=0)[0].host
         times = {"timeout_s": self.timeout_s, "deadline_s": self.deadline_s}
@@ -150,7 +151,7 @@ class AgentWorld:
 
     def go(self) -> str:
         run_rollout(self.home, self.rollout, executor_factory=self.connect)
-        with open_record(self.home / "fleet.db", read_only=True) as record:
+        with open_record(self.place, read_only=True) as record:
             return record.rollout(self.rollout).state
 
     def strike(self, row: Row) -> str:

@@ -41,11 +41,12 @@ DOOMS = {
     "link-down": f"(ip link set eth0 down; sleep {_CUT_S}; ip link set eth0 up) >/dev/null 2>&1 </dev/null &",
 }
 FAULTS = (
-    Fault("rebooted", "the host restarts at once, without ending anything", ("PAUSED", "HALTED"), again=1),
+    Fault("rebooted", "the host restarts at once, without ending anything", ("PAUSED", "HALTED"), again=1,
+          out=("retry", "reconcile", "resume")),
     Fault("clock-ahead", "the host's clock is set a day ahead", ("PAUSED", "HALTED")),
     Fault("clock-back", "the host's clock is set a day back", ("PAUSED", "HALTED")),
     Fault("link-down", f"the host's network link is down for {_CUT_S} seconds", ("PAUSED", "HALTED")),
-)
+)  # fmt: skip
 
 
 class GuestFleet(LabFleet):

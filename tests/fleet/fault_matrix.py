@@ -50,12 +50,14 @@ class Fault:
     """One kind of trouble. ``stops``: where a rollout may wait for a person because of it, the reason said.
 
     ``again``: how often the host may attach an order once more, having undone by itself what was cut off or died.
+    ``out``: what a person asks where it waits.
     """
 
     name: str
     words: str
     stops: tuple[str, ...] = ()
     again: int = 0
+    out: tuple[str, ...] = ("retry", "resume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Row:
     def id(self) -> str:
         """A name for tests and tables."""
         return f"{self.fault.name}@{self.leg}/{self.boundary}" + (
-            "" if self.level == "scripted" else f"/{self.program}"
+            "" if self.level in ("scripted", "servers") else f"/{self.program}"
         )
 
 
@@ -99,9 +101,9 @@ class Outcome:
 
 
 class World(Protocol):
-    """Hosts, a home and a way to run a controller that meets a fault."""
+    """Hosts, a record and a way to run a controller that meets a fault."""
 
-    home: Path
+    place: Path | str  # of the record
     rollout: str
     program: str
     hosts: Mapping[str, Host]
@@ -143,7 +145,7 @@ def run_row(world: World, row: Row) -> Outcome:
         if state != LEGS[leg][1]:
             outcome.wrong.append(f"the {leg} leg ended as {state}")
         outcome.end = f"{outcome.end} {state}".strip()
-        with open_record(world.home / "fleet.db", read_only=True) as record:
+        with open_record(world.place, read_only=True) as record:
             seen = {name: _seen(world, host) for name, host in world.hosts.items()}
             outcome.twice += twice(record, world, seen, counted, row.fault.again)
             outcome.twice += beside(before, world.snapshot(), seen)
@@ -167,20 +169,20 @@ def _carry_on(world: World, row: Row, leg: str, outcome: Outcome) -> str:
                 outcome.wrong.append(f"{state} without a reason")
             if state not in row.fault.stops or leg != row.leg:
                 outcome.wrong.append(f"needlessly {state}: {reason}")
-            ask(world, *((("rollback", {}),) if leg == BACK else (("retry", {}), ("resume", {}))))
+            ask(world, *((verb, {}) for verb in (("rollback",) if leg == BACK else row.fault.out)))
         state, aside = world.go(), False
     return state
 
 
 def ask(world: World, *verbs: tuple[str, Mapping[str, Any]]) -> None:
     """Ask as a person does."""
-    with open_record(world.home / "fleet.db") as record:
+    with open_record(world.place) as record:
         for verb, given in verbs:
             record.request(world.rollout, verb, "ann", **given)
 
 
 def _view(world: World) -> Any:
-    with open_record(world.home / "fleet.db", read_only=True) as record:
+    with open_record(world.place, read_only=True) as record:
         return record.rollout(world.rollout)
 
 

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from fault_matrix import LEGS, Outcome
 
+REAL = ("agents", "guests")  # levels of hosts that are real, shown row by row
+GRIDS = {"scripted": "scripted hosts", "servers": "scripted hosts and workers on a server"}
 COLUMNS = ("fault", "strikes at", "what the struck one said", "ended as", "waited for", "twice", "unrecorded", "left")
 
 
 def line(outcome: Outcome) -> tuple[str, ...]:
     """One row of the table."""
     row = outcome.row
-    where = f"{row.leg}: {row.boundary}" + ("" if row.level == "scripted" else f" ({row.program})")
+    where = f"{row.leg}: {row.boundary}" + (f" ({row.program})" if row.level in REAL else "")
     counts = [str(len(c)) for c in (outcome.twice, outcome.unrecorded, outcome.left)]
     return row.fault.name, where, outcome.struck, outcome.end, "; ".join(outcome.stops) or "nobody", *counts
 
@@ -57,18 +59,18 @@ def page(outcomes: Sequence[Outcome], meanings: Sequence[tuple[str, str]], level
         parts.append(f"| {name} | {words} | {len(mine)} | {sum(bool(o.defects) for o in mine)} | {waited} |")
     if bad:
         parts += ["\n## Defects\n", *(f"- `{o.row.id}`: {'; '.join(o.defects)}" for o in bad)]
-    real = [o for o in outcomes if o.row.level != "scripted"]
+    real = [o for o in outcomes if o.row.level in REAL]
     if real:
         parts += ["\n## Real hosts, row by row\n", _head(COLUMNS)]
         parts += [_cells(line(o)) for o in real]
-    scripted = [o for o in outcomes if o.row.level == "scripted"]
-    if scripted:
-        parts += [
-            "\n## Every step boundary, scripted hosts\n",
-            "`a` is the canary, `b` and `c` are wave 1. ● went on by itself, ◐ waited for a person and said why, "
-            "✗ has a defect, blank: cannot strike there.\n",
-            *_grid(scripted),
-        ]
+    for level, whose in GRIDS.items():
+        if mine := [o for o in outcomes if o.row.level == level]:
+            parts += [
+                f"\n## Every step boundary, {whose}\n",
+                "`a` is the canary, `b` and `c` are wave 1. ● went on by itself, ◐ waited for a person and said why, "
+                "✗ has a defect, blank: cannot strike there.\n",
+                *_grid(mine),
+            ]
     return "\n".join(parts) + "\n"
 
 

@@ -10,13 +10,15 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
+import queue
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fault_matrix import Outcome, Row
 from fault_page import page, text
@@ -94,6 +96,36 @@ def _guests(todo: Sequence[Row]) -> Iterable[Outcome]:
                 yield failed(row)
 
 
+def _server_rows() -> list[Row]:
+    from fault_servers import grounds, passed_boundaries, rows
+
+    with grounds(1) as (ground,):
+        return rows(passed_boundaries(ground))
+
+
+def _servers(todo: Sequence[Row]) -> Iterable[Outcome]:
+    """Some at a time, each on a server of its own: what crashes is the server of one row."""
+    from fault_matrix import run_row
+    from fault_servers import grounds, server_world
+
+    free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run(row: Row) -> Outcome:
+        ground = free.get()
+        try:
+            with server_world(ground) as world:
+                return run_row(world, row)
+        except Exception:
+            return failed(row)
+        finally:
+            free.put(ground)
+
+    with grounds(_AT_ONCE + 1) as made, ThreadPoolExecutor(len(made)) as pool:
+        for ground in made:
+            free.put(ground)
+        yield from pool.map(run, todo)
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """One world: all its rows, and how they are run."""
@@ -105,6 +137,7 @@ class Level:
 LEVELS = {
     "scripted": Level(_scripted_rows, _scripted),
     "agents": Level(_agent_rows, _agents),
+    "servers": Level(_server_rows, _servers),
     "guests": Level(_guest_rows, _guests),
 }
 

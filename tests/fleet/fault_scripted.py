@@ -82,11 +82,12 @@ class ScriptedWorld:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.place = home / "fleet.db"
         self.fleet = ScriptedHosts(home.parent / "hosts")
         self.connect = self.fleet.connect
         self.hosts: Mapping[str, Host] = {n: Host(n, connection="local") for names in WAVES for n in names}
         self._runs = 0
-        with open_record(home / "fleet.db", create=True) as record:
+        with open_record(self.place, create=True) as record:
             self.rollout = prepare(record, plan_of(*WAVES, revert_s=60.0))
 
     def _clock(self) -> JumpingClock:
@@ -98,7 +99,7 @@ class ScriptedWorld:
             run_rollout(self.home, self.rollout, executor_factory=self.connect, clock=self._clock())
         finally:
             self._deliver_late()
-        with open_record(self.home / "fleet.db", read_only=True) as record:
+        with open_record(self.place, read_only=True) as record:
             return record.rollout(self.rollout).state
 
     def strike(self, row: Row) -> str:
@@ -151,7 +152,7 @@ class ScriptedWorld:
     def _deliver_late(self) -> None:
         """What was under way all the time arrives when the rollback is over."""
         path = self.home / "late"
-        with open_record(self.home / "fleet.db", read_only=True) as record:
+        with open_record(self.place, read_only=True) as record:
             if not path.exists() or record.rollout(self.rollout).state != "ROLLED_BACK":
                 return
         verb, host, arguments = json.loads(path.read_text())
@@ -219,10 +220,10 @@ def passed_boundaries() -> dict[str, list[str]]:
         for leg, (verbs, _) in LEGS.items():
             ask(world, *verbs)
             found[leg] = world.boundaries()
-    return {leg: [n for n in names if _counts(n)] for leg, names in found.items()}
+    return {leg: [n for n in names if counts(n)] for leg, names in found.items()}
 
 
-def _counts(boundary: str) -> bool:
+def counts(boundary: str) -> bool:
     """Whether this is a place of its own; calls are many of a kind while a wave bakes."""
     return not boundary.startswith("call ") or int(boundary.split("#")[1].split(maxsplit=1)[0]) <= REPEATS
 
