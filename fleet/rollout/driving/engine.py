@@ -19,8 +19,9 @@ from fleet.record import Record, open_record
 from fleet.record.errors import ClaimRefused, SliceTaken
 from fleet.record.views import EventView
 from fleet.rollout.driving.bell import Looks
+from fleet.rollout.driving.carrier import Interrupted, ProtocolDiffers
 from fleet.rollout.driving.controller import SILENT_S, alive, claimed, new_id
-from fleet.rollout.driving.legs import NOTED_S, UNDER_WAY, Interrupted, Legs, ProtocolDiffers
+from fleet.rollout.driving.legs import NOTED_S, UNDER_WAY, Legs
 from fleet.rollout.driving.presence import Presence, Stop
 from fleet.rollout.execute import ExecutorFactory
 from fleet.rollout.hosts.clock import Clock, SystemClock

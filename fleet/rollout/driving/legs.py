@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dbos import (
     DBOS,
@@ -26,9 +26,9 @@ from dbos import (
     WorkflowHandle,
 )
 
-from btf.fault import EXIT_NO, Fault
 from fleet.record import Record
 from fleet.rollout.driving.bell import Bell, Looks
+from fleet.rollout.driving.carrier import Carrier, Interrupted, ProtocolDiffers
 from fleet.rollout.hosts.work import Work
 from fleet.rollout.machine.journal import Document
 from fleet.rollout.machine.rollback import roll_back
@@ -48,45 +48,6 @@ NOTED_S = 5.0  # how long the journal has to note the end of a leg, or of a slic
 _TELL_S = 10.0  # how long a slice may lie before somebody is told that nobody takes it
 _log = logging.getLogger("dbos")
 _SLICES_AT_ONCE = 4  # of one zone in one process; each has as many connections as its rollout's settings say
-
-
-class ProtocolDiffers(Fault):
-    """A leg was interrupted under another version of this engine."""
-
-    code = "COR-ROL-001"
-    exit = EXIT_NO
-    remedy = "Finish it with the Corollout that began it, or go on from the record alone with --adopt."
-
-
-class Interrupted(Fault):
-    """The engine ended before the leg did."""
-
-    code = "COR-ROL-002"
-    remedy = "Start it again: it goes on where it was. engine.log beside the record says more."
-
-
-class Carrier(Protocol):
-    """The process that legs and slices run in."""
-
-    def leader(self, rollout_id: str) -> Work:
-        """Return the work of a rollout that this process has claimed; raises Interrupted for any other."""
-        ...
-
-    def carry(self, slice_id: str, rollout_id: str, wave: int, phase: str, zone: str) -> Document:
-        """Do a slice, whoever leads its rollout."""
-        ...
-
-    def alone(self, zone: str) -> bool:
-        """Whether this process serves *zone* and nobody else does."""
-        ...
-
-    def unserved(self, zone: str) -> bool:
-        """Whether nobody serves *zone* now."""
-        ...
-
-    def failed(self, rollout_id: str, error: BaseException) -> None:
-        """Keep what ended a leg: what comes back through the journal is a copy without its class."""
-        ...
 
 
 class DbosJournal:
