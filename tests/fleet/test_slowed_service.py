@@ -42,11 +42,11 @@ bake_s = 1
 
 [service]
 probe = "http://127.0.0.1:{PORT}/"
-every_s = 1.5
-count = 5
-rounds = 7
+every_s = 2
+count = 9
+rounds = 8
 timeout_s = 5
-tolerance_percent = 100
+tolerance_percent = 50
 """
 GENEROUS = ("--budget", "cpu_percent=6400", "--budget", "ns_per_event=1000000000", "--budget", "loss_percent=100")
 
@@ -54,7 +54,7 @@ GENEROUS = ("--budget", "cpu_percent=6400", "--budget", "ns_per_event=1000000000
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[LabFleet]:
     lab = Lab(tmp_path / "lab", number=95, hosts=tuple(LabHost(name, ("tracefs", "securityfs")) for name in NAMES))
-    found = LabFleet(lab, tmp_path / "home")
+    found = LabFleet(lab, tmp_path / "home", patience_s=600.0)
     with ExitStack() as stack:
         stack.callback(lab.down)
         found.run("init")
