@@ -25,6 +25,8 @@ _PERF_PAGES = 64
 _BPF_ENABLE_STATS = (
     32  # Since Linux commit d46edd671a14 ("bpf: Sharing bpf runtime stats with BPF_ENABLE_STATS") (v5.8)
 )
+# Since Linux commit a0715cc22601 ("mm, thp: add VM_INIT_DEF_MASK and PRCTL_THP_DISABLE") (v3.15)
+_PR_SET_THP_DISABLE = 41
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280, "s390x": 351, "ppc64le": 361, "riscv64": 280}
 
 # Kernel numbers of program types that BCC can load → the runner's names.
@@ -51,8 +53,12 @@ def _source(spec: Spec, place: Place) -> str:
 def _compiled(kind: Any, spec: Spec, place: Place) -> Any:
     """Compile, load, and attach what attaches by its name; the memory the compiler freed goes back to the host."""
     bpf = kind(text=_source(spec, place))
+    libc = ctypes.CDLL(None)
+    # Where huge pages are made of whatever is there (a distribution's usual setting), each piece that is still in use
+    # grows into one again within a minute, and all that was given back is held once more.
+    libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # 93 MiB become 24, measured with LLVM 11
+        libc.malloc_trim(0)  # 93 MiB become 24, measured with LLVM 11
     except AttributeError:
         pass  # another C library keeps what it keeps
     return bpf
