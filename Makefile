@@ -39,7 +39,7 @@ bench: setup build
 	@for f in bench/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
 # Full guests as a fleet's hosts, as root; then everything on every kernel in every profile, written to docs/proof.md.
-# Half an hour on two cores, and as long again the first time, when it fetches and builds.
+# An hour and a half on two cores, and half an hour more the first time, when it fetches and builds.
 proof: setup build
 	tools/setup.sh "$(PYTHON)" "$(VENV)" proof
 	$(BIN)/python -m pytest -v -s -m proof

@@ -29,7 +29,7 @@ _LEGEND = (
 def page(cells: Sequence[Cell], command: str, torture: Sequence[Cell] = ()) -> str:
     """Return the page, in the order in which kernels, profiles and builds first come; *command* made it.
 
-    The cells of the *torture* set, many objects in few places, share one table.
+    The cells of the *torture* set come last; where a profile hides BTF, minimised types were brought along.
     """
     every = [*cells, *torture]
     kernels = list(dict.fromkeys(c.kernel for c in cells))
@@ -44,20 +44,15 @@ def page(cells: Sequence[Cell], command: str, torture: Sequence[Cell] = ()) -> s
         *(f"- {mark}: {words}" for mark, words in _LEGEND),
     ]
     for kernel in kernels:
-        lines += ["", f"## {kernel.name}: {kernel.release}", "", *_table([c for c in cells if c.kernel == kernel])]
+        lines += ["", f"## {kernel.name}: {kernel.release}", ""]
+        lines += _rows({(c.subject.title, c.profile.name): c for c in cells if c.kernel == kernel}, "build")
     if torture:
-        lines += ["", "## The torture set: an object for each rule of CO-RE", "", *_places(torture)]
+        lines += ["", "## The torture set: an object for each rule of CO-RE"]
+    for kernel in dict.fromkeys(c.kernel for c in torture):
+        lines += ["", f"### {kernel.name}", ""]
+        lines += _rows({(c.subject.name, c.profile.name): c for c in torture if c.kernel == kernel}, "object")
     lines += ["", "## Differences", "", *_differences(every)]
     return "\n".join(lines) + "\n"
-
-
-def _table(cells: Sequence[Cell]) -> list[str]:
-    return _rows({(c.subject.title, c.profile.name): c for c in cells}, "build")
-
-
-def _places(cells: Sequence[Cell]) -> list[str]:
-    """Objects by kernels and profiles; where a profile hides BTF, minimised types were brought along."""
-    return _rows({(c.subject.name, f"{c.kernel.name} {c.profile.name}"): c for c in cells}, "object")
 
 
 def _rows(at: Mapping[tuple[str, str], Cell], what: str) -> list[str]:

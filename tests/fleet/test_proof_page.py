@@ -41,17 +41,19 @@ def test_the_page_has_a_table_for_each_kernel_and_the_differences(tmp_path: Path
     assert page([c for c in cells if c.agreement is Agreement.EQUAL], "x").endswith("## Differences\n\nNone.\n")
 
 
-def test_the_torture_set_shares_one_table(tmp_path: Path) -> None:
+def test_the_torture_set_has_a_table_for_each_kernel(tmp_path: Path) -> None:
     data = compile_proof("raw_tp", tmp_path).read_bytes()
     subjects = [subject_of_object(name, data, "core") for name in ("a rule", "another")]
     kernels = [Kernel(f"debian:{v}", tmp_path, f"{v}.0-1", "x86_64") for v in ("5.10", "6.1")]
     cells = [
-        Cell(s, k, PROFILES["plain"], Agreement.EQUAL, Outcome(Real.RAN if k is kernels[0] else Real.REFUSED))
-        for s in subjects
+        Cell(s, k, PROFILES[p], Agreement.EQUAL, Outcome(Real.RAN if k is kernels[0] else Real.REFUSED))
         for k in kernels
+        for s in subjects
+        for p in ("plain", "no-btf")
     ]
     lines = page([], "make proof", cells[:-1]).splitlines()
-    assert "| object | debian:5.10 plain | debian:6.1 plain |" in lines
-    assert "| a rule | ran | refused |" in lines
-    assert "| another | ran |  |" in lines
-    assert "3 cells: 3 equal." in lines
+    first, second = lines.index("### debian:5.10"), lines.index("### debian:6.1")
+    assert lines[first + 2] == lines[second + 2] == "| object | plain | no-btf |"
+    assert lines[first + 4 : first + 6] == ["| a rule | ran | ran |", "| another | ran | ran |"]
+    assert lines[second + 4 : second + 6] == ["| a rule | refused | refused |", "| another | refused |  |"]
+    assert "7 cells: 7 equal." in lines
