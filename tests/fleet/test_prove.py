@@ -49,6 +49,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str]
     ]
     words += ["--cache", str(CACHE), "-o", "json"]
     done = CliRunner().invoke(cli, ["--home", str(folder / "home"), "--quiet", *words], catch_exceptions=False)
+    assert done.stdout, done.stderr  # a fault says itself why nothing was proven
     document = json.loads(done.stdout)
     assert document["schema"] == "corollout.prove/1"
     return {(c["build"].removesuffix(".bpf.o"), c["kernel"], c["profile"]): c for c in document["cells"]}
