@@ -38,7 +38,7 @@ APT::Architecture "{architecture}";
 #clear APT::Architectures;
 APT::Architectures {{ "{architecture}"; }};
 Acquire::Languages "none";
-Acquire::Retries "5";
+Acquire::Retries "2";
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;

@@ -64,17 +64,22 @@ def _agent_rows() -> list[Row]:
     return rows()
 
 
-def _agents(todo: Sequence[Row]) -> Iterable[Outcome]:
-    """One after the other on the same two hosts."""
-    from fault_agents import AgentWorld, agent_fleet, options_of
+def _on_one_fleet(fleet: Any, world: Any, options_of: Any, todo: Sequence[Row]) -> Iterable[Outcome]:
+    """One row after the other on the same hosts, each with a rollout of its own."""
     from fault_matrix import run_row
 
+    for row in todo:
+        try:
+            yield run_row(world(fleet, row.program, *options_of(fleet, row.program)), row)
+        except Exception:
+            yield failed(row)
+
+
+def _agents(todo: Sequence[Row]) -> Iterable[Outcome]:
+    from fault_agents import AgentWorld, agent_fleet, options_of
+
     with agent_fleet() as fleet:
-        for row in todo:
-            try:
-                yield run_row(AgentWorld(fleet, row.program, *options_of(fleet, row.program)), row)
-            except Exception:
-                yield failed(row)
+        yield from _on_one_fleet(fleet, AgentWorld, options_of, todo)
 
 
 def _guest_rows() -> list[Row]:
@@ -84,16 +89,10 @@ def _guest_rows() -> list[Row]:
 
 
 def _guests(todo: Sequence[Row]) -> Iterable[Outcome]:
-    """One after the other on a full host under emulation."""
     from fault_guests import GuestWorld, guest_fleet, options_of
-    from fault_matrix import run_row
 
     with guest_fleet() as fleet:
-        for row in todo:
-            try:
-                yield run_row(GuestWorld(fleet, row.program, *options_of(fleet, row.program)), row)
-            except Exception:
-                yield failed(row)
+        yield from _on_one_fleet(fleet, GuestWorld, options_of, todo)
 
 
 def _server_rows() -> list[Row]:
@@ -160,7 +159,7 @@ class Ledger:
 
     def __init__(self, path: Path, state: str) -> None:
         self.path, self.state = path, state
-        self._known: dict[tuple[str, str], tuple[str, dict[str, object]]] = {}
+        self._known: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             entry = json.loads(line)
             self._known[entry["level"], entry["row"]] = (entry["state"], entry["outcome"])
@@ -177,7 +176,7 @@ class Ledger:
     def outcome(self, row: Row) -> Outcome | None:
         """What came of *row* the last time, whenever that was."""
         known = self._known.get((row.level, row.id))
-        return Outcome(row, **known[1]) if known else None  # type: ignore[arg-type]
+        return Outcome(row, **known[1]) if known else None
 
     def fresh(self, row: Row) -> bool:
         """Whether *row* was run on this state of the code."""

@@ -172,7 +172,9 @@ def test_a_greeting_may_be_followed_by_more_and_a_login_by_anything() -> None:
         theirs.sendall(b"welcome\nSSH-2.0-x\r\n" + b"y" * 20_000)
         assert len(wire.recv(65536)) > 20_000
         assert wire.greeted
+        ours.settimeout(0.1)  # as paramiko does, and then looks ten times a second
         wire.trust()
+        assert ours.gettimeout() == 5.0
         wire.heard = 1 << 40
         theirs.sendall(b"more")
         assert wire.recv(10) == b"more"

@@ -104,6 +104,8 @@ def test_a_bcc_build_runs_like_any_other(realm: Realm, caller: subprocess.Popen[
     assert program["attached"] == ["tracepoint:syscalls:sys_enter_getppid"]
     kernel = in_kernel(program["id"])
     assert kernel and kernel["tag"] == program["tag"]
+    # What its compiler gave back is not collected into huge pages again.
+    assert "THP_enabled:\t0" in Path(f"/proc/{realm.child()['pid']}/status").read_text()
     assert caller.stdin
     caller.stdin.close()
     record = wait_for(lambda: realm.records("--limit", "1"))[0]
