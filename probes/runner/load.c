@@ -7,8 +7,10 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define MAX_OBJECT (64 << 20)
+#define KERNEL_BTF "/sys/kernel/btf/vmlinux"
 
 uint64_t now_ns(void)
 {
@@ -91,9 +93,21 @@ static void choose_transport(struct bpf_object *object)
 			bpf_program__set_autoload(program, false);
 }
 
+/* For a type that the kernel's own BTF has not, libbpf goes through the BTF of the modules; where the kernel does not let
+ * it (without CAP_SYS_ADMIN), libbpf 1.1 gives up on the object, even if the program only asked whether the type is there.
+ * Types that are named by path are looked for in no other place. */
+static const char *types_for(const struct options *options)
+{
+	__u32 id = 0;
+
+	if (options->btf || !bpf_btf_get_next_id(0, &id) || errno != EPERM || access(KERNEL_BTF, R_OK))
+		return options->btf;
+	return KERNEL_BTF;
+}
+
 static int open_object(const struct options *options, const struct list *absent, struct bpf_object **out)
 {
-	LIBBPF_OPTS(bpf_object_open_opts, opts, .btf_custom_path = options->btf);
+	LIBBPF_OPTS(bpf_object_open_opts, opts, .btf_custom_path = types_for(options));
 	struct bpf_object *object;
 
 	object = bpf_object__open_file(options->argument, &opts);

@@ -215,6 +215,15 @@ def test_a_broken_btf_file_is_named(tmp_path: Path, content: bytes) -> None:
     assert str(path) in error["message"]
 
 
+def test_a_type_may_be_absent_where_the_btf_of_modules_is_out_of_reach(objects: Callable[..., Path]) -> None:
+    """Without CAP_SYS_ADMIN no BTF may be walked; what only asks for a type is not refused for that."""
+    absent = objects("absent")
+    tag = bpfrun("verify", absent)[1][0]["programs"][0]["tag"]
+    code, (event,) = bpfrun("verify", absent, inside=("setpriv", "--bounding-set", "-sys_admin"))
+    assert code == 0, event
+    assert event["programs"][0]["tag"] == tag
+
+
 # ---- holding ----
 
 
