@@ -8,7 +8,6 @@ import socket
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
-from probes.agent import ask as service
 from probes.agent import calibrate as calibration
 from probes.agent import child_bcc, child_fallback, residue, revert, store, supervise, units
 from probes.agent.apply import CHECKS, Attempt, apply, lease
@@ -135,6 +134,8 @@ def _facts(_options: argparse.Namespace) -> Answer:
 
 
 def _ask(options: argparse.Namespace) -> Answer:
+    from probes.agent import ask as service  # brings HTTP along: 3 MiB that no other verb needs
+
     return service.ask(options.state, service.read_question(options.question))
 
 

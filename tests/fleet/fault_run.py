@@ -14,8 +14,8 @@ import queue
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,23 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / ".cache" / "faults.jsonl"
 # What an outcome speaks of; a change elsewhere leaves it true.
 _CODE = ("fleet", "probes", "inventory", "btf", "tests/fleet/fault_*.py")
-_AT_ONCE = 2
+_SCRIPTED_AT_ONCE = 6  # a row mostly waits: for heartbeats, for a controller to be taken over, for its end
+_SERVERS_AT_ONCE = 4
 
 
 def failed(row: Row) -> Outcome:
     """The outcome of a row whose harness broke: that is a defect, too."""
     return Outcome(row, wrong=[traceback.format_exc().strip().splitlines()[-1]])
+
+
+def _as_they_end(pool: Executor, run: Callable[[Row], Outcome], todo: Sequence[Row]) -> Iterator[Outcome]:
+    """Yield each outcome when it is there; rows that were not begun are given up with the caller."""
+    running = [pool.submit(run, row) for row in todo]
+    try:
+        for done in as_completed(running):
+            yield done.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _scripted_rows() -> list[Row]:
@@ -54,8 +65,8 @@ def _run_scripted(row: Row) -> Outcome:
 
 
 def _scripted(todo: Sequence[Row]) -> Iterable[Outcome]:
-    with ProcessPoolExecutor(_AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_run_scripted, todo)
+    with ProcessPoolExecutor(_SCRIPTED_AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from _as_they_end(pool, _run_scripted, todo)
 
 
 def _agent_rows() -> list[Row]:
@@ -119,10 +130,10 @@ def _servers(todo: Sequence[Row]) -> Iterable[Outcome]:
         finally:
             free.put(ground)
 
-    with grounds(_AT_ONCE + 1) as made, ThreadPoolExecutor(len(made)) as pool:
+    with grounds(_SERVERS_AT_ONCE) as made, ThreadPoolExecutor(len(made)) as pool:
         for ground in made:
             free.put(ground)
-        yield from pool.map(run, todo)
+        yield from _as_they_end(pool, run, todo)
 
 
 @dataclass(frozen=True, slots=True)
