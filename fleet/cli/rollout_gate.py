@@ -15,7 +15,7 @@ from fleet.cli.output import emit_document, table
 
 if TYPE_CHECKING:  # the record loads SQLAlchemy, which a page of help needs not wait for
     from fleet.record import Record
-    from fleet.record.views import SampleView, ServiceView
+    from fleet.record.rollout_views import SampleView, ServiceView
 
 SHOWN = 40  # samples of one check; JSON has all
 Row = dict[str, Any]

@@ -17,15 +17,17 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 
+from fleet.cli.lines import Line
 from fleet.cli.settings import Settings, pass_settings
-from fleet.cli.watch_page import Cost, Line, Watched, log_end, log_event, log_still, page
+from fleet.cli.watch_log import Log
+from fleet.cli.watch_page import Cost, Watched, page
 
 if TYPE_CHECKING:  # the record loads SQLAlchemy, which a page of help needs not wait for
     from fleet.record import Record
-    from fleet.record.views import EventView, RolloutView, StepView
+    from fleet.record.rollout_views import RolloutView, StepView
+    from fleet.record.views import EventView
 
 LOOK_S = 0.25
-STILL_S = 30.0  # a log says at least this often that nothing changed
 GRACE_S = 3.0  # an active rollout without a driver is looked at for this long: one may be about to begin
 _EVENTS, _TROUBLE, _SAMPLES = 200, 30, 2000  # read at most
 _SAID = 6  # lines that who drives writes before and after the block
@@ -43,34 +45,6 @@ class Face(Protocol):
     def end(self, seen: Watched, code: int) -> None:
         """Show how it ended, for good."""
         ...
-
-
-class Log:
-    """One line per change, and a heartbeat while nothing changes."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._said = 0.0
-
-    def show(self, seen: Watched, fresh: Sequence[EventView]) -> None:
-        """Write the fresh events; when there was nothing for STILL_S, say so."""
-        lines = [line for event in fresh if (line := log_event(event))]
-        if not lines and seen.now - self._said >= STILL_S:
-            lines = [log_still(seen)] if self._said else []
-            self._said = seen.now
-        self._write(lines, seen.now)
-
-    def end(self, seen: Watched, code: int) -> None:
-        """Write the last line."""
-        self._write([log_end(seen, code)], seen.now)
-
-    def _write(self, lines: Sequence[str], now: float) -> None:
-        if lines:
-            self._said = now
-            text = "".join(line + "\n" for line in lines)
-            encoding = getattr(self._stream, "encoding", None) or "utf-8"
-            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            self._stream.flush()
 
 
 class Block:

@@ -1,24 +1,21 @@
-"""The page ``rollout watch`` shows: one block for a terminal of any width and height, or one line per change for a log.
+"""The page ``rollout watch`` shows: one block for a terminal of any width and height.
 
 Pure: what was read goes in, lines come out. A block's lines are spans of text with a tone; none is wider than asked.
 """
 
 from __future__ import annotations
 
-import json
 import time
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from btf.fault import printable
+from fleet.cli.lines import Line, Span, cells, clock, cut, fit, flow, wrap
 
 if TYPE_CHECKING:  # the record loads SQLAlchemy, which a page of help needs not wait for
-    from fleet.record.views import EventView, RolloutView, StepView, WaveView
-
-Span = tuple[str, str]  # text, tone: plain quiet good bad wait bold
-Line = tuple[Span, ...]
+    from fleet.record.rollout_views import RolloutView, StepView, WaveView
+    from fleet.record.views import EventView
 
 # Step states as a bar shows them, in this order; every other state is still to come.
 DONE = ("healthy", "verified", "attached", "skipped", "reverted")
@@ -224,119 +221,3 @@ def total_counts(view: RolloutView) -> dict[str, int]:
             found[state] = found.get(state, 0) + n
     order = {s: i for i, s in enumerate((*DONE, *BAD, *BUSY))}
     return dict(sorted(found.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
-
-
-# Cells: how wide text is on a terminal
-
-
-def cells(text: str) -> int:
-    """Return the cells that printable *text* takes: two for wide characters, none for combining ones."""
-    return sum(0 if unicodedata.combining(ch) else 2 if unicodedata.east_asian_width(ch) in "WF" else 1 for ch in text)
-
-
-def cut(text: str, width: int) -> str:
-    """Return *text* in at most *width* cells, with an ellipsis where something is missing."""
-    if cells(text) <= width:
-        return text
-    kept, used = [], 0
-    for ch in text:
-        used += cells(ch)
-        if used > width - 1:
-            break
-        kept.append(ch)
-    return "".join(kept) + "…" if width > 0 else ""
-
-
-def fit(line: Line, width: int) -> Line:
-    """Return *line* cut to *width* cells; a control character that came this far is one no more."""
-    spans: list[Span] = []
-    left = width
-    for raw, tone in line:
-        text = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in raw)
-        part = cut(text, left)
-        spans.append((part, tone))
-        left -= cells(part)
-        if part != text:
-            break
-    return tuple(spans)
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Return *text*, made printable, in lines of at most *width* cells, broken at spaces where there are any."""
-    lines: list[str] = []
-    line = ""
-    for word in printable(text, 1000).split(" "):
-        if line and cells(line) + 1 + cells(word) > width:
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}" if line else word
-        while cells(line) > width:
-            piece = cut(line, width + 1)[:-1] or line[:1]
-            lines.append(piece)
-            line = line[len(piece) :]
-    return [*lines, line] if line else lines
-
-
-def flow(label: str, words: Iterable[Span], width: int) -> list[Line]:
-    """Return *words* after a *label*, as many on each line as fit, further lines under the first word."""
-    lines: list[list[Span]] = [[(label, "quiet")]]
-    used = cells(label)
-    for text, tone in words:
-        gap = " · " if len(lines[-1]) > 1 else ""
-        if gap and used + len(gap) + cells(text) > width:
-            lines.append([(" " * cells(label), "")])
-            used, gap = cells(label), ""
-        lines[-1] += [(gap, "quiet"), (text, tone)]
-        used += len(gap) + cells(text)
-    return [tuple(line) for line in lines]
-
-
-def clock(seconds: float) -> str:
-    """Return a time in words of a clock: 0:05, 12:40, 1:02:03."""
-    whole = max(0, int(seconds))
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
-# A log
-
-
-def log_line(at: float, rollout_id: str, what: str, **fields: object) -> str:
-    """Return ``TIME ROLLOUT WHAT key=value …``: one line, no control characters, keys in a stated order."""
-    words = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)), printable(rollout_id, 60), printable(what, 40)]
-    return " ".join([*words, *(f"{k}={_value(v)}" for k, v in fields.items() if v is not None and v != "")])
-
-
-def _value(value: object) -> str:
-    text = printable(str(value), 500)
-    plain = text and not any(c in text for c in ' "=\\')
-    return text if plain else json.dumps(text, ensure_ascii=False)
-
-
-def log_event(event: EventView) -> str | None:
-    """Return the line of one audit row; None for one that changed no state."""
-    if event.before is not None and event.before == event.after:
-        return None
-    return log_line(
-        event.at, event.rollout_id or "-", event.verb, host=event.host, **{"from": event.before}, to=event.after,
-        token=event.token, by=None if event.actor in ("", "corollout") else event.actor, detail=event.detail,
-    )  # fmt: skip
-
-
-def log_still(seen: Watched) -> str:
-    """Return the line that says that nothing changed: state, wave, time left and hosts by state."""
-    view = seen.view
-    wave = view.waves[view.wave] if 0 <= view.wave < len(view.waves) else None
-    left = wave.baking_since + wave.bake_s - seen.now if wave and wave.state == "baking" and wave.baking_since else None
-    counts = ",".join(f"{state}:{n}" for state, n in total_counts(view).items())
-    return log_line(
-        seen.now, view.id, "still", state=view.state, wave=view.wave if wave else None,
-        phase=wave.phase if wave else None, left_s=None if left is None else max(0, round(left)), hosts=counts,
-        cost=",".join(f"{c.name}:{c.worst:.3g}/{c.limit:g}" for c in seen.costs),
-    )  # fmt: skip
-
-
-def log_end(seen: Watched, code: int) -> str:
-    """Return the last line: the state it stands in, why, what gets it out, and the exit code."""
-    view = seen.view
-    return log_line(seen.now, view.id, "end", state=view.state, exit=code, reason=view.reason, next=seen.waits)

@@ -56,7 +56,7 @@ def worker(
 
 def _tell(settings: Settings) -> Callable[[Any], None]:
     """Return what narrates events, a line each."""
-    from fleet.cli.watch_page import log_event
+    from fleet.cli.watch_log import log_event
 
     def tell(event: Any) -> None:
         if line := log_event(event):

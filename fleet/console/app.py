@@ -26,7 +26,7 @@ from fleet.console.paged import reason
 from fleet.console.rollout import Rollout
 from fleet.console.table import Table
 from fleet.record import Record, open_record
-from fleet.record.views import RolloutView
+from fleet.record.rollout_views import RolloutView
 
 PAGES: dict[str, type[Page]] = {"fleet": Fleet, "matrix": Matrix, "rollout": Rollout, "drift": Drift}
 

@@ -11,7 +11,8 @@ from textual.message import Message
 from fleet.console.look import Cell, sign
 from fleet.console.paged import reason
 from fleet.record import Record
-from fleet.record.views import Pulse, RolloutView
+from fleet.record.rollout_views import RolloutView
+from fleet.record.views import Pulse
 from fleet.rollout.states import WAITING
 
 EVERY_S = 0.25

@@ -25,7 +25,7 @@ from fleet.console.rollout_rows import (
     wave_columns,
 )
 from fleet.console.table import Table
-from fleet.record.views import RolloutView, StepView, WaveView
+from fleet.record.rollout_views import RolloutView, StepView, WaveView
 from fleet.rollout.driving.controller import driver
 from fleet.rollout.machine.verbs import VERBS
 from fleet.rollout.states import BAKING, ROLLING_BACK, RUNNING

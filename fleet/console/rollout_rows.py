@@ -11,7 +11,7 @@ import msgspec
 from fleet.console.look import Cell, ago, bar, sign
 from fleet.console.window import Column, ListWindow, View
 from fleet.record import Record
-from fleet.record.views import RequestView, RolloutView, SampleView, StepView, WaveView
+from fleet.record.rollout_views import RequestView, RolloutView, SampleView, StepView, WaveView
 from fleet.rollout.gate import LIMITS
 from probes.manifest import Budget
 

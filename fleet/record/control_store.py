@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from btf.fault import printable
 from fleet.record.access import Access, clock_of
 from fleet.record.errors import ClaimRefused, NotInRecord
+from fleet.record.rollout_tables import ControllerRow, RequestRow, RolloutRow
 from fleet.record.store import add_audit
-from fleet.record.tables import ControllerRow, RequestRow, RolloutRow
 
 
 class ControlStore(Access):

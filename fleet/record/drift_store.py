@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from fleet.record.access import Access
 from fleet.record.rollout_queries import document_of
+from fleet.record.rollout_tables import RolloutRow, StepRow
 from fleet.record.store import SOMEBODY, add_audit
-from fleet.record.tables import AssignmentRow, DriftRow, RolloutRow, StepRow
+from fleet.record.tables import AssignmentRow, DriftRow
 from fleet.record.views import Desired, Difference, DriftView
 
 _CHUNK = 500  # names per statement; SQLite bounds the variables of one

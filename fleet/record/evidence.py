@@ -11,8 +11,8 @@ from sqlalchemy import func, insert, select
 
 from fleet.record.access import Access
 from fleet.record.rollout_queries import sample_view
-from fleet.record.tables import SampleRow, ServiceSampleRow
-from fleet.record.views import SampleView, ServiceView
+from fleet.record.rollout_tables import SampleRow, ServiceSampleRow
+from fleet.record.rollout_views import SampleView, ServiceView
 
 _CHUNK = 500
 

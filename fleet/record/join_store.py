@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import insert, select
 
 from fleet.record.access import Access
+from fleet.record.rollout_tables import JoinedRow, RolloutRow, StepRow
 from fleet.record.store import SOMEBODY, add_audit
-from fleet.record.tables import JoinedRow, RolloutRow, StepRow
 from fleet.record.worker_store import zones_of
 
 

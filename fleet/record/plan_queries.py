@@ -9,7 +9,8 @@ from sqlalchemy import and_, case, func, literal, select
 
 from fleet.record.access import Access
 from fleet.record.errors import NotInRecord
-from fleet.record.tables import AssignmentRow, ChoiceRow, HostRow, KernelRow, PlanRow, RolloutRow
+from fleet.record.rollout_tables import RolloutRow
+from fleet.record.tables import AssignmentRow, ChoiceRow, HostRow, KernelRow, PlanRow
 from inventory.host import Host
 
 _TOLD = ("blocked", "refused", "unknown")  # verdicts whose summary a plan repeats

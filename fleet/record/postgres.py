@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from fleet.record.errors import NotARecord, PlaceMalformed, RecordMissing, server_state
-from fleet.record.tables import Base
+from fleet.record.rollout_tables import METADATA
 
 SCHEMA = "corollout"
 ENGINE_SCHEMA = "corollout_engine"  # DBOS's tables
@@ -123,7 +123,7 @@ def mark(connection: Connection) -> None:
 
 def settle(connection: Connection) -> None:
     """Give every column of ours the habits of SQLite's: text of any length in byte order, integers of 64 bits."""
-    ours = set(Base.metadata.tables)
+    ours = set(METADATA.tables)
     rows = connection.exec_driver_sql(
         "SELECT table_name, column_name, data_type, collation_name FROM information_schema.columns "
         "WHERE table_schema = %s ORDER BY table_name, ordinal_position", (SCHEMA,)

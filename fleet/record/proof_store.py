@@ -14,8 +14,9 @@ from fleet.compatibility.decide import Learned
 from fleet.compatibility.outcome import CONTRADICTIONS, Agreement, Proof, Real, boot_policy
 from fleet.compatibility.verdict import Evidence, Verdict
 from fleet.record.access import Access
+from fleet.record.rollout_tables import StepRow
 from fleet.record.store import SOMEBODY, add_audit
-from fleet.record.tables import FactsRow, HostRow, ProofRow, StepRow
+from fleet.record.tables import FactsRow, HostRow, ProofRow
 from inventory.facts import parse_facts
 
 

@@ -12,8 +12,10 @@ from sqlalchemy.orm import Session
 
 from fleet.record.access import Access
 from fleet.record.errors import NotInRecord
-from fleet.record.tables import AuditRow, ControllerRow, RequestRow, RolloutRow, SampleRow, StepRow, WaveRow
-from fleet.record.views import EventView, Rejection, RequestView, RolloutView, SampleView, StepView, WaveView
+from fleet.record.rollout_tables import ControllerRow, RequestRow, RolloutRow, SampleRow, StepRow, WaveRow
+from fleet.record.rollout_views import Rejection, RequestView, RolloutView, SampleView, StepView, WaveView
+from fleet.record.tables import AuditRow
+from fleet.record.views import EventView
 
 
 class RolloutQueries(Access):

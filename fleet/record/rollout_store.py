@@ -18,17 +18,10 @@ from btf.fault import printable
 from fleet.record.access import upsert
 from fleet.record.control_store import check_owner
 from fleet.record.errors import NotInRecord, StepMoved
+from fleet.record.rollout_tables import CounterRow, RolloutRow, SampleRow, StepRow, WaveRow
+from fleet.record.rollout_views import Claim, SampleView, StepOutcome
 from fleet.record.store import SOMEBODY, HostStore, add_audit
-from fleet.record.tables import (
-    AssignmentRow,
-    CounterRow,
-    PlanRow,
-    RolloutRow,
-    SampleRow,
-    StepRow,
-    WaveRow,
-)
-from fleet.record.views import Claim, SampleView, StepOutcome
+from fleet.record.tables import AssignmentRow, PlanRow
 from fleet.record.worker_store import check_claim, zones_of
 
 _AT_ONCE = 500  # rows that one statement reads by name

@@ -11,9 +11,9 @@ from sqlalchemy import func, select, tuple_, update
 
 from fleet.record.access import Access
 from fleet.record.rollout_queries import step_view
+from fleet.record.rollout_tables import RolloutRow, StepRow
+from fleet.record.rollout_views import StepView
 from fleet.record.store import SOMEBODY, add_audit
-from fleet.record.tables import RolloutRow, StepRow
-from fleet.record.views import StepView
 
 Stratum = tuple[str, str]  # kernel id, variant
 

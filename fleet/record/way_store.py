@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from fleet.record.access import Access
 from fleet.record.errors import NotInRecord
+from fleet.record.rollout_tables import RolloutRow, WayRow
 from fleet.record.store import add_audit
-from fleet.record.tables import RolloutRow, WayRow
 
 
 @dataclass(frozen=True, slots=True)

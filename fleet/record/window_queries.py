@@ -11,8 +11,10 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from fleet.record.access import Access
 from fleet.record.rollout_queries import step_view
-from fleet.record.tables import AuditRow, ChoiceRow, HostRow, KernelRow, SampleRow, StepRow
-from fleet.record.views import HostBrief, Pulse, StepView
+from fleet.record.rollout_tables import SampleRow, StepRow
+from fleet.record.rollout_views import StepView
+from fleet.record.tables import AuditRow, ChoiceRow, HostRow, KernelRow
+from fleet.record.views import HostBrief, Pulse
 from inventory.host import Host
 
 _CHUNK = 500

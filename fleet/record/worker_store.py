@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from fleet.record.access import Access, clock_of, upsert
 from fleet.record.control_store import check_owner
 from fleet.record.errors import SliceTaken
+from fleet.record.rollout_tables import ControllerRow, RequestRow, RolloutRow, SliceRow, StepRow, WorkerRow
+from fleet.record.rollout_views import Claim, WorkerView
 from fleet.record.store import add_audit
-from fleet.record.tables import ControllerRow, HostRow, RequestRow, RolloutRow, SliceRow, StepRow, WorkerRow
-from fleet.record.views import Claim, WorkerView
+from fleet.record.tables import HostRow
 from inventory.host import Host, zone_of
 
 GONE = 0.0  # the beat of a worker that is being taken over

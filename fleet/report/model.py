@@ -16,7 +16,8 @@ from fleet.compatibility.choose import why
 from fleet.compatibility.outcome import Agreement, Proof
 from fleet.compatibility.unlock import Change, cheapest
 from fleet.compatibility.verdict import Assessment, Choice, Reason, Verdict
-from fleet.record.views import HostView, KernelView, Rejection
+from fleet.record.rollout_views import Rejection
+from fleet.record.views import HostView, KernelView
 from fleet.report.compare import Difference, KernelFact, differences, kernel_facts
 from fleet.report.trials import Level, Trial, levels, trials
 from inventory.facts import Answer, Facts

@@ -13,7 +13,7 @@ from btf.fault import printable
 from fleet.compatibility.outcome import CONTRADICTIONS, Agreement, Proof, Real
 from fleet.compatibility.verdict import Assessment, Choice, Evidence, Verdict
 from fleet.compatibility.verifier import Explanation, explain
-from fleet.record.views import Rejection
+from fleet.record.rollout_views import Rejection
 from probes.manifest import LADDER
 
 _LINES = 12  # of a log, the last: the verifier complains at its end

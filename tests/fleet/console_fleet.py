@@ -15,7 +15,8 @@ from decide_cases import CASES, decide, facts, program
 from btf.fault import Fault
 from fleet.compatibility.verdict import Choice
 from fleet.record import Record, open_record
-from fleet.record.views import Difference, SampleView
+from fleet.record.rollout_views import SampleView
+from fleet.record.views import Difference
 from fleet.rollout.planning.freeze import make_plan
 from fleet.rollout.planning.settings import WaveSettings, WaveStep
 from inventory.connect.errors import HostKeyChanged, Unreachable

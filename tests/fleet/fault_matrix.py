@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fleet.record import Record, open_record
-from fleet.record.views import StepView
+from fleet.record.rollout_views import StepView
 from fleet.rollout.execute import ExecutorFactory
 from fleet.rollout.hosts.watch import Observed, observe
 from fleet.rollout.states import WAITING

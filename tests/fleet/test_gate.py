@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.record.views import SampleView, StepView
+from fleet.record.rollout_views import SampleView, StepView
 from fleet.rollout.gate import GateVerdict, judge_wave
 from fleet.rollout.planning.settings import WaveSettings
 from probes.manifest import Budget

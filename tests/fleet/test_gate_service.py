@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fleet.record.views import ServiceView
+from fleet.record.rollout_views import ServiceView
 from fleet.rollout.gate import GateVerdict, judge_wave
 from fleet.rollout.gate.service import MEASURES, rounds_needed
 from fleet.rollout.gate.shift import least_chance

@@ -32,8 +32,9 @@ from fleet.record.errors import (
 )
 from fleet.record.filler import fill
 from fleet.record.queries import HOST_SORTS
-from fleet.record.tables import Base
-from fleet.record.views import HostFilter, SampleView
+from fleet.record.rollout_tables import METADATA
+from fleet.record.rollout_views import SampleView
+from fleet.record.views import HostFilter
 from fleet.rollout.execute.artefacts import ArtefactLost, Artefacts
 from inventory.connect.errors import HostKeyChanged, Unreachable
 from inventory.facts import Answer, Fact, Facts, FactsMalformed
@@ -99,7 +100,7 @@ def test_migrations_make_exactly_the_tables(record: Record) -> None:
         # On a server every text is unbounded and every number 64 bits, whatever the migration said: `postgres.settle`.
         typed = record.engine.dialect.name == "sqlite"
         context = MigrationContext.configure(connection, opts={"compare_type": typed})
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, METADATA) == []
 
 
 def test_readers_never_wait_for_a_writer(record: Record) -> None:

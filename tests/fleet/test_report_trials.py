@@ -19,7 +19,7 @@ from fleet.compatibility.outcome import Agreement, Real, boot_policy
 from fleet.compatibility.unlock import Change, Gain, cheapest
 from fleet.compatibility.verdict import Evidence, Unlock, Verdict
 from fleet.record import Record, open_record
-from fleet.record.views import Rejection
+from fleet.record.rollout_views import Rejection
 from fleet.report.build import write_report
 from fleet.report.gather import gather
 from fleet.report.model import make_report

@@ -11,7 +11,7 @@ import pytest
 from scripted_hosts import KERNEL_ID, plan_of
 from scripted_rollout import Rollout
 
-from fleet.record.views import ServiceView
+from fleet.record.rollout_views import ServiceView
 from fleet.rollout.gate import judge_wave
 from fleet.rollout.hosts.ask import ask_round, chosen, read_answer
 from fleet.rollout.hosts.work import Work

@@ -27,7 +27,8 @@ from scripted_hosts import plan_of, prepare
 from watched_fleet import START, WAVES, make
 
 from fleet.cli.main import cli
-from fleet.cli.watch import STILL_S, Log, Look
+from fleet.cli.watch import Look
+from fleet.cli.watch_log import STILL_S, Log
 from fleet.record import open_record
 
 FRAME_END = b"\x1b[?25h"

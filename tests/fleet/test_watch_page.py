@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from watched_fleet import make
 
+from fleet.cli.lines import cells, clock, cut, wrap
 from fleet.cli.watch import narrated
-from fleet.cli.watch_page import Cost, Watched, cells, clock, cut, log_event, log_line, page, wrap
+from fleet.cli.watch_log import log_event, log_line
+from fleet.cli.watch_page import Cost, Watched, page
 from fleet.record import open_record
-from fleet.record.views import EventView, RolloutView, StepView, WaveView
+from fleet.record.rollout_views import RolloutView, StepView, WaveView
+from fleet.record.views import EventView
 
 TEXT = st.text(max_size=60)
 STATES = st.sampled_from(["pending", "checked", "applying", "healthy", "failed", "unreachable", "held", "reverted"])

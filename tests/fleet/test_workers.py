@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from fleet.record import Record, open_record
 from fleet.record.errors import ClaimRefused, SliceTaken
-from fleet.record.views import StepOutcome
+from fleet.record.rollout_views import StepOutcome
 from fleet.rollout.driving.engine import launched, run_rollout
 from fleet.rollout.execute.budget import Budget
 from fleet.rollout.hosts.clock import SystemClock

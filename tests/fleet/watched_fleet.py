@@ -8,7 +8,7 @@ from pathlib import Path
 from scripted_hosts import plan_of, prepare
 
 from fleet.record import Record, open_record
-from fleet.record.views import SampleView
+from fleet.record.rollout_views import SampleView
 from fleet.rollout.driving.controller import new_id
 
 START = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fleet.record import Record
 from fleet.record.errors import RecordFault
-from fleet.record.views import RolloutView
+from fleet.record.rollout_views import RolloutView
 
 BEAT_S = 5.0
 SILENT_S = 60.0  # a controller that was not heard of for this long may be taken over, whatever it is

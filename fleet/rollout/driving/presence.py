@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from fleet.record import Record
 from fleet.record.errors import RecordFault
-from fleet.record.views import Claim
+from fleet.record.rollout_views import Claim
 from fleet.rollout.driving.controller import BEAT_S, SILENT_S, alive
 
 _log = logging.getLogger("dbos")  # whose file is this process's engine log

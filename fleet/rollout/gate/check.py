@@ -17,7 +17,7 @@ _NAMED = 8  # hosts named in one line
 
 
 class Step(Protocol):
-    """One host of the wave; ``fleet.record.views.StepView`` is one."""
+    """One host of the wave; ``fleet.record.rollout_views.StepView`` is one."""
 
     @property
     def host(self) -> str: ...  # noqa: D102 - a field
@@ -30,7 +30,7 @@ class Step(Protocol):
 
 
 class Sample(Protocol):
-    """One measurement; ``fleet.record.views.SampleView`` is one. ``outcome``: ok, or why nothing was measured."""
+    """One measurement; ``fleet.record.rollout_views.SampleView`` is one. ``outcome``: ok, or what was in its way."""
 
     @property
     def id(self) -> int: ...  # noqa: D102 - a field

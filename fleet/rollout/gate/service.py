@@ -33,7 +33,7 @@ Kernel = tuple[str, str]  # kernel id, variant
 
 
 class Measured(Protocol):
-    """One round of asking on one host; ``fleet.record.views.ServiceView`` is one. Times in microseconds.
+    """One round of asking on one host; ``fleet.record.rollout_views.ServiceView`` is one. Times in microseconds.
 
     Where ``outcome`` is not ``ok`` nobody was asked: ``asked`` is 0 and there are no times.
     """

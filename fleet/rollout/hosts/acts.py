@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from btf.fault import Fault
-from fleet.record.views import AssignmentView, StepOutcome, StepView
+from fleet.record.rollout_views import StepOutcome, StepView
+from fleet.record.views import AssignmentView
 from fleet.rollout.execute import AgentGarbled, AgentRefused, Spec
 from fleet.rollout.hosts.join import specs_of
 from fleet.rollout.hosts.watch import boot_of, kernel_of, observe

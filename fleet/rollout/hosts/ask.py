@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from btf.fault import Fault, printable
-from fleet.record.views import ServiceView, StepView
+from fleet.record.rollout_views import ServiceView, StepView
 from fleet.rollout.gate.service import Kernel, rounds_needed
 from fleet.rollout.hosts.work import Work
 from fleet.rollout.planning.service import MAX_COUNT, Service

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from btf.fault import Fault
-from fleet.record.views import SampleView, StepOutcome, StepView
+from fleet.record.rollout_views import SampleView, StepOutcome, StepView
 from fleet.rollout.gate import judge_wave
 from fleet.rollout.hosts.ask import ask_after, asked_enough, controls
 from fleet.rollout.hosts.watch import lease_due, measured_at, missing_sample, sample_of

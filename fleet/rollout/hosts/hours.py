@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from fleet.record import Record
-from fleet.record.views import RolloutView
+from fleet.record.rollout_views import RolloutView
 from fleet.rollout.hosts.bake import look
 from fleet.rollout.hosts.work import Work
 from fleet.rollout.planning.plan import Plan

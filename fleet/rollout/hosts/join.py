@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fleet.record import Record
-from fleet.record.views import RolloutView, WaveView
+from fleet.record.rollout_views import RolloutView, WaveView
 from fleet.rollout.planning.plan import Plan, read_plan
 from fleet.rollout.planning.waves import PlannedHost
 from fleet.selection import matching

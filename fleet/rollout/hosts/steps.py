@@ -16,7 +16,7 @@ from typing import Any
 
 from btf.fault import Fault
 from fleet.record.errors import RecordFault
-from fleet.record.views import StepOutcome, StepView
+from fleet.record.rollout_views import StepOutcome, StepView
 from fleet.rollout.execute import AgentRefused
 from fleet.rollout.hosts.acts import ACTS, HostChanged, StepFailed
 from fleet.rollout.hosts.hours import closed

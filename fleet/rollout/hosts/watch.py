@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from btf.fault import printable
-from fleet.record.views import SampleView
+from fleet.record.rollout_views import SampleView
 
 _ENDED = ("tripped", "expired", "reverted", "stopped", "failed", "waiting", "crash-looping")
 _CUT_OFF = ("COR-AGT-024", "COR-AGT-026")  # the agent's reasons: a reboot, or a death, before the order got to its end

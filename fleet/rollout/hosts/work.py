@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from btf.fault import Fault
 from fleet.record import Record
-from fleet.record.views import Claim, StepOutcome, StepView
+from fleet.record.rollout_views import Claim, StepOutcome, StepView
 from fleet.rollout.execute import ExecutorFactory, Spec
 from fleet.rollout.hosts.clock import Clock
 from fleet.rollout.planning.plan import Plan

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fleet.record import Record
+from fleet.record.rollout_views import RolloutView
 from fleet.record.step_store import Stratum
 from fleet.record.store import SOMEBODY
-from fleet.record.views import RolloutView
 from fleet.rollout.planning.settings import WaveSettings
 from fleet.rollout.states import LEFT_STEPS, UNDONE_STEPS, WAITING_STEPS, because
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.record import Record
-from fleet.record.views import RequestView, RolloutView
+from fleet.record.rollout_views import RequestView, RolloutView
 from fleet.rollout.hosts import hours
 from fleet.rollout.hosts.work import Work
 from fleet.rollout.machine.alone import hold

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleet.record import Record
-from fleet.record.views import RolloutView
+from fleet.record.rollout_views import RolloutView
 from fleet.rollout.machine.alone import undo
 from fleet.rollout.machine.phases import stop_at
 from fleet.rollout.states import (

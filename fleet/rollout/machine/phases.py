@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fleet.record import Record
-from fleet.record.views import RolloutView, WaveView
+from fleet.record.rollout_views import RolloutView, WaveView
 from fleet.rollout.hosts.join import take_in
 from fleet.rollout.hosts.work import Work
 from fleet.rollout.machine.alone import hold_alone, standing

@@ -6,7 +6,7 @@ Of the whole rollout it is a workflow of its own; of a part, and of what was lef
 from __future__ import annotations
 
 from fleet.record import Record
-from fleet.record.views import RolloutView
+from fleet.record.rollout_views import RolloutView
 from fleet.rollout.hosts.work import Work
 from fleet.rollout.machine.answers import answer_requests
 from fleet.rollout.machine.journal import Document, Journal

@@ -8,7 +8,7 @@ Every decision is one transaction (state, audit and the engine's journal commit 
 from __future__ import annotations
 
 from fleet.record import Record
-from fleet.record.views import RolloutView
+from fleet.record.rollout_views import RolloutView
 from fleet.rollout.hosts import hours
 from fleet.rollout.hosts.work import Work
 from fleet.rollout.machine.answers import answer_requests
