@@ -27,10 +27,14 @@ _READING: dict[str, dict[str, Any]] = {
 }
 
 
+def inserting(session: Session) -> Callable[[Any], Any]:
+    """Return what makes an INSERT that knows ON CONFLICT, in the words of the session's database."""
+    return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+
+
 def upsert(session: Session, table: Any) -> Any:
     """Return an INSERT into *table* that knows ON CONFLICT, in the words of the session's database."""
-    server = session.get_bind().dialect.name == "postgresql"
-    return postgresql.insert(table) if server else sqlite.insert(table)
+    return inserting(session)(table)
 
 
 def clock_of(session: Session, now: Callable[[], float]) -> float:

@@ -7,15 +7,16 @@ handed out again while the outcome of the touch is unknown, so that the host can
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
-from sqlalchemy import case, insert, select
+from sqlalchemy import bindparam, case, insert, select
 from sqlalchemy.orm import Session
 
 from btf.fault import printable
-from fleet.record.access import upsert
+from fleet.record.access import inserting
 from fleet.record.control_store import check_owner
 from fleet.record.errors import NotInRecord, StepMoved
 from fleet.record.rollout_tables import CounterRow, RolloutRow, SampleRow, StepRow, WaveRow
@@ -27,19 +28,38 @@ from fleet.record.worker_store import check_claim, zones_of
 _AT_ONCE = 500  # rows that one statement reads by name
 
 
+# Made once: to make a statement costs several times what it costs to run it, and each host's steps run these.
+_PROGRAM = select(RolloutRow.program).where(RolloutRow.id == bindparam("rollout"))
+_OWNER = select(AssignmentRow.rollout_id).where(
+    AssignmentRow.host == bindparam("host"), AssignmentRow.program == bindparam("program")
+)
+_STEPS = select(StepRow).where(
+    StepRow.rollout_id == bindparam("rollout"), StepRow.host.in_(bindparam("hosts", expanding=True))
+)
+
+
+@cache
+def _rising(insert_into: Callable[[Any], Any]) -> Any:
+    above: Any = bindparam("above")
+    next_one = CounterRow.value + 1
+    row = insert_into(CounterRow.__table__).values(name=bindparam("counter"), value=bindparam("first"))
+    higher = {"value": case((next_one > above, next_one), else_=above)}
+    return row.on_conflict_do_update(index_elements=["name"], set_=higher).returning(CounterRow.value)
+
+
 def _count(session: Session, name: str, floor: int = 0) -> int:
     """Return the next value of counter *name*, above *floor*; never one twice."""
-    row = upsert(session, CounterRow).values(name=name, value=max(1, floor))
-    higher = {"value": case((CounterRow.value + 1 > floor, CounterRow.value + 1), else_=floor)}
-    rising = row.on_conflict_do_update(index_elements=["name"], set_=higher).returning(CounterRow.value)
-    return int(session.execute(rising).scalar_one())
+    values = {"counter": name, "first": max(1, floor), "above": floor}
+    return int(session.execute(_rising(inserting(session)), values).scalar_one())
 
 
 def _owner(session: Session, host: str, program: str) -> str | None:
     """The rollout whose build *host* should be running."""
-    return session.execute(
-        select(AssignmentRow.rollout_id).where(AssignmentRow.host == host, AssignmentRow.program == program)
-    ).scalar_one_or_none()
+    return session.execute(_OWNER, {"host": host, "program": program}).scalar_one_or_none()
+
+
+def _program(session: Session, rollout_id: str) -> str:
+    return session.execute(_PROGRAM, {"rollout": rollout_id}).scalar_one()
 
 
 class RolloutStore(HostStore):
@@ -141,7 +161,7 @@ class RolloutStore(HostStore):
             row = session.get_one(StepRow, (rollout_id, host))
             if among is not None and row.state not in among:
                 raise StepMoved(f"{host}: its step is {row.state} by now")
-            rollout = session.get_one(RolloutRow, rollout_id)
+            program = _program(session, rollout_id)
             before, token = row.state, getattr(row, kind)
             again = token is not None
             if not again:
@@ -152,12 +172,12 @@ class RolloutStore(HostStore):
             if not revert:
                 row.attempts += 1
                 row.started_at = row.started_at or at
-                owner = _owner(session, host, rollout.program)
+                owner = _owner(session, host, program)
                 if not again and owner != rollout_id:  # tried once more, what it replaced at first is still known
                     row.previous = owner
             add_audit(
                 session, at, SOMEBODY, f"{verb}-again" if again else verb, rollout_id=rollout_id, host=host,
-                program=rollout.program, before=before, after=state, token=token,
+                program=program, before=before, after=state, token=token,
             )  # fmt: skip
             return int(token)
 
@@ -177,11 +197,11 @@ class RolloutStore(HostStore):
             if controller is not None:
                 check_owner(session, rollout_id, controller)
             check_claim(session, claim)
-            program = session.get_one(RolloutRow, rollout_id).program
+            program = _program(session, rollout_id)
             outcomes = tuple(outcomes)
             names = tuple({outcome.host for outcome in outcomes[:_AT_ONCE]})
-            rows = select(StepRow).where(StepRow.rollout_id == rollout_id, StepRow.host.in_(names))
-            found = {row.host: row for row in session.execute(rows).scalars()}
+            rows = session.execute(_STEPS, {"rollout": rollout_id, "hosts": names}).scalars()
+            found = {row.host: row for row in rows}
             for outcome in outcomes:
                 row = found.get(outcome.host) or session.get_one(StepRow, (rollout_id, outcome.host))
                 if row.state != outcome.state:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Protocol
 
 import msgspec
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from btf.fault import Fault, printable
 from fleet.compatibility.verdict import Choice, Evidence
-from fleet.record.access import Access, upsert
+from fleet.record.access import Access, inserting, upsert
 from fleet.record.errors import NotInRecord
 from fleet.record.tables import AssignmentRow, AuditRow, ChoiceRow, FactsRow, HostRow, KernelRow, PlanRow
 from fleet.record.views import Imported
@@ -48,8 +49,15 @@ class Planned(Protocol):
     def text(self) -> bytes: ...  # noqa: D102 - corollout.plan/1
 
 
-# Made once: to make the statement costs several times what it costs to run it, and a host's steps write many.
-_AUDIT = insert(AuditRow)
+# Made once: to make a statement costs several times what it costs to run it, and each host's steps run these.
+_AUDIT = insert(AuditRow.__table__)  # type: ignore[arg-type]  # the ORM would look at each row again
+
+
+@cache
+def _assigning(insert_into: Callable[[Any], Any]) -> Any:
+    row = insert_into(AssignmentRow.__table__)
+    columns = ("variant", "build", "token", "rollout_id", "since")
+    return row.on_conflict_do_update(index_elements=["host", "program"], set_={c: row.excluded[c] for c in columns})
 
 
 def add_audit(session: Session, at: float, actor: str, verb: str, **fields: Any) -> None:
@@ -198,8 +206,7 @@ class HostStore(Access):
 
     def assign(self, session: Session, host: str, program: str, **values: Any) -> None:
         """Set what *host* should run, inside the transaction of the step that made it so."""
-        statement = upsert(session, AssignmentRow).values(host=host, program=program, **values)
-        session.execute(statement.on_conflict_do_update(index_elements=["host", "program"], set_=values))
+        session.execute(_assigning(inserting(session)), {"host": host, "program": program, **values})
 
     def unassign(self, session: Session, host: str, program: str) -> None:
         """The host should no longer run *program*; inside the transaction of the step that made it so."""

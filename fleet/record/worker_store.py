@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from fleet.record.access import Access, clock_of, upsert
@@ -23,6 +23,7 @@ from fleet.record.tables import HostRow
 from inventory.host import Host, zone_of
 
 GONE = 0.0  # the beat of a worker that is being taken over
+_HOLDER = select(SliceRow.owner, SliceRow.epoch).where(SliceRow.id == bindparam("slice"))
 
 
 class WorkerStore(Access):
@@ -189,7 +190,7 @@ def zones_of(session: Session) -> dict[str, str]:
 
 
 def _held(session: Session, claim: Claim) -> bool:
-    row = session.execute(select(SliceRow.owner, SliceRow.epoch).where(SliceRow.id == claim.slice_id)).one_or_none()
+    row = session.execute(_HOLDER, {"slice": claim.slice_id}).one_or_none()
     return row is not None and (row.owner, row.epoch) == (claim.worker, claim.epoch)
 
 
