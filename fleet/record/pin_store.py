@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 
 from btf.fault import printable
 from fleet.record.access import Access, upsert
 from fleet.record.errors import NotInRecord
 from fleet.record.store import add_audit
-from fleet.record.tables import HostRow, PinRow
-from fleet.record.views import PinView
+from fleet.record.tables import ChoiceRow, HostRow, PinRow
+from fleet.record.views import DecidedView, PinView
+
+_PIN = select(PinRow).where(PinRow.host == bindparam("host"), PinRow.program == bindparam("program"))
+_CHOSEN = select(ChoiceRow.variant).where(
+    ChoiceRow.host == bindparam("host"), ChoiceRow.program == bindparam("program")
+)
 
 
 class PinStore(Access):
@@ -35,11 +40,13 @@ class PinStore(Access):
                 raise NotInRecord(f"{host!r} is not pinned for {program!r}", remedy="`corollout pins` lists them.")
             add_audit(session, self.now(), actor, "unpin", host=host, program=program)
 
-    def pin_of(self, host: str, program: str) -> PinView | None:
-        """Return the pin of one host, or None."""
+    def decided(self, host: str, program: str) -> DecidedView:
+        """Return what holds for *program* on *host* now."""
+        which = {"host": host, "program": program}
         with self.reading() as session:
-            row = session.get(PinRow, (host, program))
-            return None if row is None else _view(row)
+            pin = session.execute(_PIN, which).scalar_one_or_none()
+            chosen = session.execute(_CHOSEN, which).one_or_none()
+            return DecidedView(_view(pin) if pin else None, chosen is not None, chosen.variant if chosen else None)
 
     def pins(self, program: str | None = None) -> list[PinView]:
         """Return pins by program and host."""

@@ -21,7 +21,7 @@ from fleet.record.control_store import check_owner
 from fleet.record.errors import NotInRecord, StepMoved
 from fleet.record.rollout_tables import CounterRow, RolloutRow, SampleRow, StepRow, WaveRow
 from fleet.record.rollout_views import Claim, SampleView, StepOutcome
-from fleet.record.store import SOMEBODY, HostStore, add_audit
+from fleet.record.store import SOMEBODY, HostStore, add_audit, add_audits, audit_row
 from fleet.record.tables import AssignmentRow, PlanRow
 from fleet.record.worker_store import check_claim, zones_of
 
@@ -193,27 +193,32 @@ class RolloutStore(HostStore):
         ``attached`` makes the assignment (desired state), ``reverted`` restores the one before or ends it.
         """
         at = self.now()
-        with self.writing() as session:
+        outcomes = tuple(outcomes)
+        with self.writing() as session, session.no_autoflush:  # what changed is written at once, at the end
             if controller is not None:
                 check_owner(session, rollout_id, controller)
             check_claim(session, claim)
             program = _program(session, rollout_id)
-            outcomes = tuple(outcomes)
             names = tuple({outcome.host for outcome in outcomes[:_AT_ONCE]})
             rows = session.execute(_STEPS, {"rollout": rollout_id, "hosts": names}).scalars()
             found = {row.host: row for row in rows}
+            told = []
             for outcome in outcomes:
                 row = found.get(outcome.host) or session.get_one(StepRow, (rollout_id, outcome.host))
-                if row.state != outcome.state:
-                    self._finish(session, row, program, outcome, at)
+                if row.state != outcome.state and (event := self._finish(session, row, program, outcome, at)):
+                    told.append(event)
+            add_audits(session, told)
 
     def finish_step(self, rollout_id: str, host: str, state: str, *, claim: Claim | None = None, **fields: Any) -> None:
         """Write where one step got to; *fields* are those of ``StepOutcome``."""
         self.finish_steps(rollout_id, [StepOutcome(host, state, **fields)], claim=claim)
 
-    def _finish(self, session: Session, row: StepRow, program: str, outcome: StepOutcome, at: float) -> None:
+    def _finish(
+        self, session: Session, row: StepRow, program: str, outcome: StepOutcome, at: float
+    ) -> dict[str, Any] | None:
+        """Change one step; return its audit row."""
         if outcome.state == "attached" and row.state != "applying":
-            return  # a touch that was given up on answers late: what was decided since stands
+            return None  # a touch that was given up on answers late: what was decided since stands
         before, row.state = row.state, outcome.state
         row.detail = printable(outcome.detail, 1000) if outcome.detail else None
         if outcome.document is not None:
@@ -230,8 +235,8 @@ class RolloutStore(HostStore):
         token = getattr(row, kind)
         if outcome.forget_token:
             setattr(row, kind, None)
-        add_audit(
-            session, at, SOMEBODY, "step", rollout_id=row.rollout_id, host=row.host, program=program, before=before,
+        return audit_row(
+            at, SOMEBODY, "step", rollout_id=row.rollout_id, host=row.host, program=program, before=before,
             after=row.state, token=token, detail=outcome.detail or "",
         )  # fmt: skip
 

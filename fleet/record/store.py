@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -62,8 +62,19 @@ def _assigning(insert_into: Callable[[Any], Any]) -> Any:
 
 def add_audit(session: Session, at: float, actor: str, verb: str, **fields: Any) -> None:
     """Append one audit row in *session*'s transaction; ``fields`` are the columns of ``AuditRow``."""
+    add_audits(session, [audit_row(at, actor, verb, **fields)])
+
+
+def add_audits(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append rows that are alike, in their order, in *session*'s transaction."""
+    if rows:
+        session.execute(_AUDIT, rows)
+
+
+def audit_row(at: float, actor: str, verb: str, **fields: Any) -> dict[str, Any]:
+    """Return one audit row; ``fields`` are the columns of ``AuditRow``."""
     fields["detail"] = printable(str(fields.get("detail") or ""), 1000)
-    session.execute(_AUDIT, {"at": at, "actor": printable(actor, 200), "verb": verb, **fields})
+    return {"at": at, "actor": printable(actor, 200), "verb": verb, **fields}
 
 
 # A fault's code, first match by prefix → the host's reach. By code: this room does not know how hosts are reached.

@@ -108,6 +108,15 @@ class PinView:
 
 
 @dataclass(frozen=True, slots=True)
+class DecidedView:
+    """What holds for one program on one host: its pin, and the variant decided last, if one was."""
+
+    pin: PinView | None
+    known: bool  # whether anything was decided
+    variant: str | None  # None: nothing fits
+
+
+@dataclass(frozen=True, slots=True)
 class EventView:
     """One row of the audit."""
 

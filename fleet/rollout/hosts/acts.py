@@ -46,12 +46,12 @@ def probe(work: Work, step: StepView) -> StepOutcome:
     with work.connect(work.host(step.host)) as executor:
         status = executor.status(spec["program"])
     same_kernel(spec, status)
-    pin = work.record.pin_of(step.host, spec["program"])
+    decided = work.record.decided(step.host, spec["program"])
+    pin = decided.pin
     if pin is not None and pin.variant != step.variant:
         raise HostChanged(f"pinned {'to ' + pin.variant if pin.variant else 'as it is'} since the plan by {pin.actor}")
-    chosen = work.record.choices(spec["program"], host=step.host)
-    if pin is None and chosen and chosen[0].variant != step.variant:
-        raise HostChanged(f"decided otherwise since the plan: {step.variant} → {chosen[0].variant or 'nothing fits'}")
+    if pin is None and decided.known and decided.variant != step.variant:
+        raise HostChanged(f"decided otherwise since the plan: {step.variant} → {decided.variant or 'nothing fits'}")
     return StepOutcome(step.host, "probed", document={"boot_id": boot_of(status)})
 
 
