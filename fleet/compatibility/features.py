@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fleet.compatibility.host_needs import ask_bpf_syscall, ask_kallsyms, ask_memlock
+from fleet.compatibility.host_needs import ask_bpf_syscall, ask_kallsyms, ask_memlock, ask_module_btf
 from fleet.compatibility.object_needs import ask_loader, ask_stack
 from fleet.compatibility.signs import ATTACH_SIGNS, FEATURE_SIGNS, MAP_FLAG_SIGNS
 from fleet.compatibility.sources import (
@@ -99,6 +99,7 @@ FEATURES: dict[str, Feature] = {
     "btf": Feature("{subject} BTF", "btf", (ask_btf,), per_kernel=False),
     "relocation": Feature("{subject}", "relocation"),  # answered by btf.core.relocate, handed to decide as outcomes
     "kallsyms": Feature("{subject} of kernel symbols", "kallsyms", (ask_kallsyms,), per_kernel=False),
+    "module_btf": Feature("BTF of modules, to look for {subject}", "module-btf", (ask_module_btf,), per_kernel=False),
     "memlock": Feature("{subject} bytes of memory for maps", "memlock", (ask_memlock,), per_kernel=False),
     "fact": Feature("{subject}", "fact", (ask_fact("{subject}"), ask_bpf_syscall), per_kernel=False),
 }

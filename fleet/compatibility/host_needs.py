@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from btf.objects.maps import BpfMap
 from btf.objects.object import BpfObject, BpfProgram
 from fleet.compatibility.signs import BACKPORTERS, release_version
-from fleet.compatibility.sources import Finding, Known, holds, kconfig
+from fleet.compatibility.sources import Finding, Known, ask_enum, holds, kconfig
 from fleet.compatibility.verdict import Evidence, Requirement
 from inventory.facts import Answer
 
@@ -24,7 +24,7 @@ _RING = "ringbuf"  # its entries are bytes
 
 
 def host_needs(obj: BpfObject) -> tuple[Requirement, ...]:
-    """Return what *obj* needs of the machine: memory for its maps, perf events, addresses of kernel symbols."""
+    """Return what *obj* needs of the machine: memory for its maps, perf events, what is looked up in a kernel."""
     least = sum(_least(m) for m in obj.maps)
     whole = [Requirement("memlock", str(least))] if least else []
     return (*whole, *(need for program in obj.programs for need in _of_program(obj, program)))
@@ -37,6 +37,10 @@ def _of_program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
         yield Requirement("attach", "perf_event", program=program.name, optional=program.optional)
     if program.meaning.kind in _BY_ADDRESS:
         yield Requirement("kallsyms", "addresses", program=program.name, optional=program.optional)
+    named = {name for function in program.functions for name in function.externs}
+    for extern in obj.externs:
+        if extern.name in named and extern.origin == "ksyms" and extern.typed and extern.weak:
+            yield Requirement("module_btf", extern.name, program=program.name, optional=program.optional)
 
 
 def _least(entry: BpfMap) -> int:
@@ -96,6 +100,26 @@ def ask_bpf_syscall(need: Requirement, known: Known) -> Finding | None:
     if option != "y" or not may or ruled or facts.value("seccomp.mode") != 0:
         return None
     return Finding(Answer.YES, Evidence.DERIVED, "BPF_SYSCALL is set, no seccomp filter, and we may", "kconfig")
+
+
+_WITH_MODULES = ask_enum("bpf_func_id", "BPF_FUNC_sock_from_file")  # came with 5.11, as did the BTF of modules
+
+
+def ask_module_btf(need: Requirement, known: Known) -> Finding | None:
+    """Whether libbpf may look for a symbol where the kernel's own BTF does not have it: in the BTF of modules.
+
+    Where it may not (``BPF_BTF_GET_NEXT_ID`` asks for CAP_SYS_ADMIN), libbpf 1.1 refuses the object, though the symbol
+    may be absent.
+    """
+    if known.btf is not None and (known.btf.by_name(need.subject) or need.subject in known.btf.functions()):
+        return Finding(Answer.YES, Evidence.DERIVED, "the kernel's own BTF has it", "btf")
+    modules = _WITH_MODULES(need, known)
+    if modules is not None and modules.answer is Answer.NO:
+        return Finding(Answer.YES, Evidence.DERIVED, "this kernel has no BTF of modules", modules.source)
+    if holds(known.facts, "sys_admin") is not False:
+        return Finding(Answer.YES, Evidence.DERIVED, "nothing keeps libbpf from it", "caps.effective")
+    words = "libbpf gives up the object without CAP_SYS_ADMIN, though the symbol may be absent"
+    return Finding(Answer.BLOCKED, Evidence.DERIVED, words, "caps.effective", "EPERM", "caps.effective")
 
 
 def ask_kallsyms(need: Requirement, known: Known) -> Finding | None:  # noqa: ARG001  one signature for all sources

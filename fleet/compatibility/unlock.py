@@ -135,6 +135,10 @@ DENIALS = (
         ),
     ),
     Denial(
+        Unlock("grant-sys-admin", "give the agent CAP_SYS_ADMIN"),
+        lambda need, _f, _facts: need.kind == "module_btf",
+    ),
+    Denial(
         Unlock("show-kallsyms", "give the agent CAP_SYSLOG, with kernel.kptr_restrict at most 1"),
         lambda need, _f, _facts: need.kind == "kallsyms",
     ),

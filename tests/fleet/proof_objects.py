@@ -8,8 +8,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent / "objects" / "proof.bpf.c"
 NAMES = (
     *("tracepoint", "tracepoint_missing", "syscall", "raw_tp", "tp_btf", "fentry", "fentry_missing", "kprobe"),
-    *("kprobe_multi", "iter", "socket", "xdp", "tc", "ringbuf", "bloom", "big_map", "loop", "new_helper", "global"),
-    *("atomics", "xdp_frags", "fentry_sleepable", "lsm", "task_storage", "loop_helper"),
+    *("kprobe_multi", "iter", "socket", "xdp", "tc", "ringbuf", "bloom", "big_map", "loop", "new_helper", "weak_kfunc"),
+    *("global", "atomics", "xdp_frags", "fentry_sleepable", "lsm", "task_storage", "loop_helper"),
     *("field", "field_missing", "field_guarded", "renamed", "stray"),
 )
 

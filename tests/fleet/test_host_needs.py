@@ -46,6 +46,29 @@ def test_our_own_programs_stream_and_one_of_them_in_pairs() -> None:
     assert found == {"tcp-flow": {"flow_perf"}, "net-policy": {"net_policy_in", "net_policy_out"}}
 
 
+SYMBOL = Requirement("module_btf", "function_of_no_kernel", program="p")
+NEW, OLD = ({"bpf_func_id": names} for names in (("BPF_FUNC_unspec", "BPF_FUNC_sock_from_file"), ("BPF_FUNC_unspec",)))
+
+
+def test_a_symbol_that_may_be_absent_is_looked_for_in_modules(tmp_path) -> None:
+    assert SYMBOL in host_needs(read_object(compile_proof("weak_kfunc", tmp_path).read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("caps", "types", "expected"),
+    [
+        (["bpf", "perfmon", "net_admin"], Types(NEW, frozenset(), frozenset()), Answer.BLOCKED),
+        (["bpf"], Types(NEW, frozenset(), frozenset({SYMBOL.subject})), Answer.YES),
+        (["bpf"], Types(OLD, frozenset(), frozenset()), Answer.YES),
+        (["sys_admin"], Types(NEW, frozenset(), frozenset()), Answer.YES),
+    ],
+)
+def test_looking_there_takes_a_right(caps: list[str], types: Types, expected: Answer) -> None:
+    reason = answer(SYMBOL, Known(facts(caps__effective=caps), types))
+    assert reason.answer is expected
+    assert (reason.unlock is not None and reason.unlock.code == "grant-sys-admin") is (expected is Answer.BLOCKED)
+
+
 def test_whoever_may_lift_the_limit_is_not_held_by_it() -> None:
     root = facts(caps__effective=["sys_resource"], memlock__hard=65536)
     assert said(Known(root, CHARGES)) is Answer.YES

@@ -30,7 +30,7 @@ DIFFER = {
 }
 NOWHERE = {"tracepoint_missing", "fentry_missing", "fentry_sleepable", "field_missing", "stray"}
 NO_PLACE = {"socket", "xdp", "big_map"}
-NEEDS_BTF = {"tp_btf", "fentry", "iter", "lsm", "task_storage", "field", "field_guarded", "renamed"}
+NEEDS_BTF = {"weak_kfunc", "tp_btf", "fentry", "iter", "lsm", "task_storage", "field", "field_guarded", "renamed"}
 
 
 @pytest.fixture(scope="module")

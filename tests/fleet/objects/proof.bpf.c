@@ -154,6 +154,14 @@ int p(void *context)
 {
 	return bpf_ktime_get_tai_ns() == 0;
 }
+#elif defined(WEAK_KFUNC)
+extern int function_of_no_kernel(int) __ksym __weak;
+
+SEC("tc")
+int p(void *context)
+{
+	return function_of_no_kernel ? function_of_no_kernel(1) : 0;
+}
 #elif defined(GLOBAL)
 int seen;
 
