@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fault_boundaries import Boundaries, Call
+from scripted_hosts import AT_A_HOST
 
 from btf.fault import Fault as Told
 from fleet.rollout.driving.engine import run_rollout
@@ -43,7 +44,8 @@ def _kill(context: Context) -> None:
 
 
 def _stop(context: Context) -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
+    with AT_A_HOST:
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _lost(context: Context) -> None:

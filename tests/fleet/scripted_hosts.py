@@ -91,6 +91,11 @@ def prepare(record: Record, plan: Plan) -> str:
     return record.create_rollout(plan.id, "ann")
 
 
+# Held while one of this process's threads is at a host: who stops the process takes it first, as no controller that is
+# stopped holds up a host in life.
+AT_A_HOST = threading.RLock()
+
+
 class ScriptedHosts:
     """The hosts under one folder. ``script[host]`` says how each misbehaves; keys are read where they matter below."""
 
@@ -116,7 +121,7 @@ class ScriptedHosts:
     def state(self, name: str) -> Iterator[dict[str, Any]]:
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
+        with AT_A_HOST, (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             path = folder / "state.json"
             state = json.loads(path.read_text()) if path.exists() else {"token": 0, "applied": 0, "state": "absent"}
