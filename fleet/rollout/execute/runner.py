@@ -50,6 +50,12 @@ def runner() -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
+@functools.lru_cache(maxsize=16)
+def _packed(data: bytes) -> bytes:
+    """Return what is sent of *data*; packed once, not for each host."""
+    return gzip.compress(data, 6, mtime=0)
+
+
 class RunnerExecutor:
     """Runs the runner's verbs over one open connection."""
 
@@ -187,7 +193,7 @@ class RunnerExecutor:
     def _bring(self, place: str, data: bytes, digest: str, *, mode: str) -> int:
         """Upload beside the place, check the digest there, then put it in place; packed where the host can unpack."""
         quoted, folder = shlex.quote(place), shlex.quote(place.rpartition("/")[0])
-        for unpack, sent in (("gzip -dc", gzip.compress(data, 6, mtime=0)), ("cat", data)):
+        for unpack, sent in (("gzip -dc", _packed(data)), ("cat", data)):
             command = (
                 f"umask 077 && mkdir -p {folder} && d={quoted}.$$ && {{ command -v {unpack.split()[0]} >/dev/null || "
                 f"exit {_NO_GZIP}; }} && {unpack} > $d && echo {digest}'  '$d | sha256sum -c - >/dev/null && "
