@@ -1,7 +1,8 @@
 """Prove everything on every kernel in every profile, and write the page that says so. Usage: tools/proof.py PAGE CACHE
 
-Takes forty minutes on two quiet cores, once kernels are fetched and built; needs no root. The page is written anew after each
-part, so one that was interrupted says what it has. Exit code 3 when a prediction promised what a kernel refused.
+Takes forty minutes on two quiet cores, once kernels are fetched and built; needs no root. The page is written anew
+after each part, so one that was interrupted says what it has. Exit code 3 when a prediction promised what a kernel
+refused.
 """
 
 from __future__ import annotations
