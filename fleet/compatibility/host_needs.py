@@ -116,8 +116,11 @@ def ask_module_btf(need: Requirement, known: Known) -> Finding | None:
     modules = _WITH_MODULES(need, known)
     if modules is not None and modules.answer is Answer.NO:
         return Finding(Answer.YES, Evidence.DERIVED, "this kernel has no BTF of modules", modules.source)
-    if holds(known.facts, "sys_admin") is not False:
-        return Finding(Answer.YES, Evidence.DERIVED, "nothing keeps libbpf from it", "caps.effective")
+    admin = holds(known.facts, "sys_admin")
+    if admin is None:
+        return None
+    if admin:
+        return Finding(Answer.YES, Evidence.DERIVED, "CAP_SYS_ADMIN lets libbpf look there", "caps.effective")
     words = "libbpf gives up the object without CAP_SYS_ADMIN, though the symbol may be absent"
     return Finding(Answer.BLOCKED, Evidence.DERIVED, words, "caps.effective", "EPERM", "caps.effective")
 
