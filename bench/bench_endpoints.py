@@ -20,34 +20,31 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "fleet"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "inventory"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from proof_objects import compile_proof  # noqa: E402  lies with the tests
+from own_sshd import SSHD, keygen
+from proof_objects import compile_proof
 
-from fleet.record import open_record  # noqa: E402
-from fleet.rollout.driving.engine import run_rollout  # noqa: E402
-from fleet.rollout.execute.artefacts import Artefacts  # noqa: E402
-from fleet.rollout.execute.budget import Budget  # noqa: E402
-from fleet.rollout.execute.ssh import agent_executors  # noqa: E402
-from fleet.rollout.planning.plan import Plan, PlannedHost, Wave  # noqa: E402
-from fleet.rollout.planning.settings import WaveSettings  # noqa: E402
-from inventory.host import Host  # noqa: E402
-from probes.agent import scope  # noqa: E402
+from bench.bare_plan import bare_plan
+from fleet.record import open_record
+from fleet.rollout.driving.engine import run_rollout
+from fleet.rollout.execute.artefacts import Artefacts
+from fleet.rollout.execute.budget import Budget
+from fleet.rollout.execute.ssh import agent_executors
+from fleet.rollout.planning.plan import Plan
+from fleet.rollout.planning.settings import WaveSettings
+from inventory.host import Host
 
 AT_ONCE = 32
 PROGRAM = "bench-quiet"
-BUILD = f"sha256:{1:064x}"
 PORT = 2222
 TOOLS = ("sh", "cat", "mkdir", "mv", "rm", "chmod", "sha256sum", "gzip", "ls", "echo")  # all that such a host needs
-SSHD = shutil.which("sshd", path="/usr/sbin:/sbin") or "sshd"
-BUDGET = {
-    "cpu_percent": 400.0, "ns_per_event": 1e6, "memory_mib": 512.0, "loss_percent": 0.1, "interval_s": 5.0,
-    "strikes": 2, "action": "detach",
-}  # fmt: skip
 
 
 def address(number: int) -> str:
@@ -65,6 +62,7 @@ def servers(folder: Path, count: int) -> Iterator[dict[str, Host]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(number: int) -> Host:
+        assert SSHD, "openssh-server is not installed (make setup does it)"
         name, here = f"h{number:04}", folder / "hosts" / f"h{number:04}"
         here.mkdir(parents=True)
         key = keygen(here / "host_key")
@@ -94,28 +92,13 @@ def servers(folder: Path, count: int) -> Iterator[dict[str, Host]]:
         subprocess.run(["pkill", "-f", f"^{folder}/hosts/"], check=False)  # runners that a bench cut short left
 
 
-def keygen(path: Path) -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
-    return path
-
-
 def planned(hosts: dict[str, Host], digest: str) -> Plan:
     """Waves of 1, 5 %, 25 % and the rest."""
-    names, waves, begin = list(hosts), [], 0
     settings = WaveSettings(samples=1, breaches=1, canary_bake_s=2.0, bake_s=2.0, parallel=AT_ONCE, progress_s=3600.0)
-    for number, share in enumerate((1 / len(names), 0.05, 0.25, 1.0)):
-        end = max(begin + 1, min(len(names), round(share * len(names))))
-        chosen = tuple(PlannedHost(n, "k/x86_64", "core", BUILD, "f" * 64) for n in names[begin:end])
-        waves.append(Wave(number, f"wave {number}", 2.0, chosen))
-        begin = end
-    shared = {
-        "schema": "corollout.spec/1", "program": PROGRAM, "kind": "tracing", "variant": "core", "build": BUILD,
-        "generation": 1, "files": {"object": digest}, "record": None, "optional": [], "fail_mode": "detach",
-        "boot": "stay-off", "lease_s": 3600, "revert_s": 0, "budget": BUDGET,
-    }  # fmt: skip
-    here = scope.kernel()
-    own = {n: {"host": n, "btf": None, "scope": {"kind": "host"}, "kernel": here, "config": {}} for n in names}
-    return Plan("bench", PROGRAM, 5.0, settings, tuple(w for w in waves if w.hosts), (), {"core": shared}, own)
+    names = list(hosts)
+    ends = [0, 1, *(max(1, round(share * len(names))) for share in (0.05, 0.25, 1.0))]
+    waves = [names[begin:end] for begin, end in pairwise(ends) if begin < end]
+    return bare_plan(PROGRAM, "core", {"object": digest}, waves, settings)
 
 
 def held() -> int:

@@ -22,22 +22,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "inventory")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "inventory"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from own_sshd import Sshd, start_sshd  # noqa: E402
+from own_sshd import Sshd, start_sshd
 
-from fleet.record import open_record  # noqa: E402
-from fleet.rollout.driving.engine import run_rollout  # noqa: E402
-from fleet.rollout.execute.artefacts import Artefacts  # noqa: E402
-from fleet.rollout.execute.budget import Budget  # noqa: E402
-from fleet.rollout.execute.ssh import agent_executors, agent_zipapp  # noqa: E402
-from fleet.rollout.planning.plan import Plan, PlannedHost, Wave  # noqa: E402
-from fleet.rollout.planning.settings import WaveSettings  # noqa: E402
-from inventory.collect import scan  # noqa: E402
-from inventory.connect import open_connection  # noqa: E402
-from inventory.host import Host  # noqa: E402
-from probes.agent import scope  # noqa: E402
+from bench.bare_plan import bare_plan
+from fleet.record import open_record
+from fleet.rollout.driving.engine import run_rollout
+from fleet.rollout.execute.artefacts import Artefacts
+from fleet.rollout.execute.budget import Budget
+from fleet.rollout.execute.ssh import agent_executors, agent_zipapp
+from fleet.rollout.planning.plan import Plan
+from fleet.rollout.planning.settings import WaveSettings
+from inventory.collect import scan
+from inventory.connect import open_connection
+from inventory.host import Host
 
 AT_ONCE = 20
 PROGRAM = "bench-trace"
@@ -50,10 +50,6 @@ def run(context):
 def remove(context):
     pass
 """
-BUDGET = {
-    "cpu_percent": 400.0, "ns_per_event": 1e6, "memory_mib": 512.0, "loss_percent": 0.1, "interval_s": 1.0,
-    "strikes": 2, "action": "detach",
-}  # fmt: skip
 TASKS = """\
 - hosts: all
   gather_facts: false
@@ -96,20 +92,9 @@ class Ground:
         return {name: self.host(name, way) for name in self.names}
 
     def plan(self) -> Plan:
-        build = f"sha256:{1:064x}"
         settings = WaveSettings(samples=1, breaches=1, canary_bake_s=0.5, bake_s=0.5, parallel=AT_ONCE)
-        waves = tuple(
-            Wave(i, f"wave {i}", 0.5, tuple(PlannedHost(n, "k/x86_64", "fallback", build, "f" * 64) for n in names))
-            for i, names in enumerate((self.names[:1], self.names[1:]))
-        )
-        shared = {
-            "schema": "corollout.spec/1", "program": PROGRAM, "kind": "tracing", "variant": "fallback", "build": build,
-            "generation": 1, "files": {"module": self.module}, "record": None, "optional": [], "fail_mode": "detach",
-            "boot": "stay-off", "lease_s": 3600, "revert_s": 0, "budget": BUDGET,
-        }  # fmt: skip
-        here = scope.kernel()
-        own = {n: {"host": n, "btf": None, "scope": {"kind": "host"}, "kernel": here, "config": {}} for n in self.names}
-        return Plan("bench", PROGRAM, 5.0, settings, waves, (), {"fallback": shared}, own)
+        waves = (self.names[:1], self.names[1:])
+        return bare_plan(PROGRAM, "fallback", {"module": self.module}, waves, settings)
 
 
 def timed(command: Sequence[str], **options: Any) -> tuple[float, float]:

@@ -16,16 +16,16 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "fleet"))
+
+from pg_server import Server
+from scripted_hosts import ScriptedHosts, plan_of
+
+from fleet.record import open_record
+from fleet.rollout.driving.engine import run_rollout
+from inventory.host import Host
+
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "fleet"
-sys.path.insert(0, str(TESTS))
-
-from pg_server import Server  # noqa: E402
-from scripted_hosts import ScriptedHosts, plan_of  # noqa: E402
-
-from fleet.record import open_record  # noqa: E402
-from fleet.rollout.driving.engine import run_rollout  # noqa: E402
-from inventory.host import Host  # noqa: E402
-
 HOSTS = int(sys.argv[1]) if len(sys.argv) > 1 else 300
 PAUSE_S = 0.02
 ZONES = ("a", "b", "c")

@@ -13,23 +13,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet"), str(ROOT / "tests" / "btf")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "btf"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "fleet"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from proof_objects import NAMES, compile_proof  # noqa: E402  lies with the tests
-from torture import compiler, torture_objects  # noqa: E402  lies with the tests
+from proof_objects import NAMES, compile_proof
+from torture import compiler, torture_objects
 
-from fleet.cli.output import Progress, narrate  # noqa: E402
-from fleet.compatibility.outcome import Agreement  # noqa: E402
-from fleet.lab.foreign import bases  # noqa: E402
-from fleet.lab.kernel_store import Kernel, Origin  # noqa: E402
-from fleet.lab.kernels import fetch  # noqa: E402
-from fleet.lab.machine import Run  # noqa: E402
-from fleet.lab.profiles import PROFILES, Profile  # noqa: E402
-from fleet.lab.proof import Cell, guest_count, prove  # noqa: E402
-from fleet.lab.proof_page import page  # noqa: E402
-from fleet.lab.subject import Subject, subject_of_object, subject_of_program  # noqa: E402
-from probes.catalogue import load_catalogue  # noqa: E402
+from fleet.cli.output import Progress, narrate
+from fleet.compatibility.outcome import Agreement
+from fleet.lab.foreign import bases
+from fleet.lab.kernel_store import Kernel, Origin
+from fleet.lab.kernels import fetch
+from fleet.lab.machine import Run
+from fleet.lab.profiles import PROFILES, Profile
+from fleet.lab.proof import Cell, guest_count, prove
+from fleet.lab.proof_page import page
+from fleet.lab.subject import Subject, subject_of_object, subject_of_program
+from probes.catalogue import load_catalogue
 
 KERNELS = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:sid")
 # Neither lockdown nor BTF to be hidden is in these.

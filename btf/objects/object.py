@@ -198,6 +198,12 @@ class BpfObject:
             name_of(insn.imm, HELPERS) for f in program.functions for _, insn in heads(f.instructions) if insn.is_call
         )
 
+    def kernel_symbols(self, program: BpfProgram) -> tuple[Extern, ...]:
+        """Return the kernel symbols that *program* and its subprograms name."""
+        return tuple(
+            e for e in self.externs if e.origin == "ksyms" and any(e.name in f.externs for f in program.functions)
+        )
+
     def function_at(self, section: str, insn: int) -> BpfFunction | None:
         """Return the function that has the byte *insn* of *section*."""
         # Functions are in the order of section and start.

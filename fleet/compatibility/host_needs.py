@@ -37,10 +37,9 @@ def _of_program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
         yield Requirement("attach", "perf_event", program=program.name, optional=program.optional)
     if program.meaning.kind in _BY_ADDRESS:
         yield Requirement("kallsyms", "addresses", program=program.name, optional=program.optional)
-    named = {name for function in program.functions for name in function.externs}
-    for extern in obj.externs:
-        if extern.name in named and extern.origin == "ksyms" and extern.typed and extern.weak:
-            yield Requirement("module_btf", extern.name, program=program.name, optional=program.optional)
+    for symbol in obj.kernel_symbols(program):
+        if symbol.typed and symbol.weak:
+            yield Requirement("module_btf", symbol.name, program=program.name, optional=program.optional)
 
 
 def _least(entry: BpfMap) -> int:
@@ -102,7 +101,10 @@ def ask_bpf_syscall(need: Requirement, known: Known) -> Finding | None:
     return Finding(Answer.YES, Evidence.DERIVED, "BPF_SYSCALL is set, no seccomp filter, and we may", "kconfig")
 
 
-_WITH_MODULES = ask_enum("bpf_func_id", "BPF_FUNC_sock_from_file")  # came with 5.11, as did the BTF of modules
+# libbpf knows a kernel that has BTF of modules by what Linux commit 5329722057d4 ("bpf: Assign ID to vmlinux BTF and
+# return extra info for BTF in GET_OBJ_INFO") (v5.11) brought; told by what came with it: commit 4f19cab76136 ("bpf: Add
+# a bpf_sock_from_file helper").
+_WITH_MODULES = ask_enum("bpf_func_id", "BPF_FUNC_sock_from_file")
 
 
 def ask_module_btf(need: Requirement, known: Known) -> Finding | None:

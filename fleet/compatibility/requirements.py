@@ -139,11 +139,11 @@ def _program(obj: BpfObject, program: BpfProgram) -> Iterator[Requirement]:
     for number in counted_arguments(obj, program):
         chosen = any(VERSION in f.externs for f in program.functions)
         yield need("argument", f"{meaning.kind}/{meaning.target}:{number}", context=BY_VERSION if chosen else "")
-    externs = [e for e in obj.externs if e.origin == "ksyms" and any(e.name in f.externs for f in program.functions)]
-    if meaning.needs_kernel_btf or any(e.typed for e in externs):
+    symbols = obj.kernel_symbols(program)
+    if meaning.needs_kernel_btf or any(s.typed for s in symbols):
         yield need("btf", "vmlinux", context=meaning.kind if meaning.needs_kernel_btf else "a typed kernel symbol")
-    for extern in externs:
-        yield need("kfunc" if extern.typed and extern.function else "ksym", extern.name, optional=extern.weak)
+    for symbol in symbols:
+        yield need("kfunc" if symbol.typed and symbol.function else "ksym", symbol.name, optional=symbol.weak)
     for helper in sorted(obj.helpers(program)):
         yield need("helper", HELPER_ALTERNATIVES.get(helper, helper), context=program.program_type)
     named = {name for f in program.functions for name in f.maps}
