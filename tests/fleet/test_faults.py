@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from fault_boundaries import CALLS
+from fault_ledger import Ledger
 from fault_matrix import BACK, FORWARD, Outcome, Row, run_row
 from fault_page import page, text
-from fault_run import Ledger
 from fault_scripted import FAULTS, passed_boundaries, rows, scripted_world
 
 from fleet.rollout.hosts.acts import ACTS
@@ -82,12 +82,31 @@ def test_the_page_counts_defects_and_shows_each(passed: dict[str, list[str]]) ->
 
 
 def test_what_was_run_on_this_state_of_the_code_is_kept(passed: dict[str, list[str]], tmp_path: Path) -> None:
-    first, second = rows(passed)[:2]
-    ledger = Ledger(tmp_path / "kept", "now")
+    first, second, third = rows(passed)[:3]
+    path = tmp_path / "kept.jsonl"
+    ledger = Ledger("now", "c0ffee", path)
     ledger.keep(Outcome(first, "killed", ["PAUSED: why"], "COMPLETED", seconds=1.0))
     ledger.keep(Outcome(first, left=["a: a pin"]))
-    again = Ledger(tmp_path / "kept", "now")
+    again = Ledger("now", "c0ffee", path)
     assert (again.fresh(first), again.fresh(second), again.outcome(second)) == (True, False, None)
     assert again.outcome(first) == Outcome(first, left=["a: a pin"])
-    later = Ledger(tmp_path / "kept", "later")
+    later = Ledger("later", "decade", path)
     assert not later.fresh(first) and later.outcome(first) == again.outcome(first)
+    later.keep(Outcome(second))
+    assert later.words([first, second, third]) == (
+        "2 of 3 rows were run, 1 of them on this state of the code, 1 on that of c0ffee"
+    )
+
+
+def test_the_kept_rows_lie_in_order_one_line_each(passed: dict[str, list[str]], tmp_path: Path) -> None:
+    first, second, gone = rows(passed)[:3]
+    path = tmp_path / "kept.jsonl"
+    ledger, beside = Ledger("now", "c0ffee", path), Ledger("now", "c0ffee", path)
+    for row in (gone, second, first):
+        ledger.keep(Outcome(row))
+    beside.keep(Outcome(second, end="COMPLETED"))
+    ledger.tidy([first, second])
+    again = Ledger("now", "c0ffee", path)
+    assert len(path.read_text().splitlines()) == 2
+    assert again.outcome(second) == Outcome(second, end="COMPLETED") and again.outcome(gone) is None
+    assert path.read_text().index(first.id) < path.read_text().index(second.id)
