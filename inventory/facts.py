@@ -160,17 +160,34 @@ def _bounded(value: Any, depth: int = 0) -> Any:
 def _one(name: str, body: Any) -> Fact:
     if not isinstance(body, dict):
         raise FactsMalformed(f"fact {name!r} is not an object")
-    answer = _ANSWERS.get(str(body.get("answer")))
+    get = body.get
+    answer, value, source, raw, error = get("answer"), get("value"), get("source"), get("raw"), get("errno")
+    if value is None and raw is None:
+        try:
+            return _bare(name, answer, source, error)
+        except (TypeError, ValueError):  # not for a table: what is no text, or too long
+            pass
+    return _fact(name, answer, value, source, raw, error)
+
+
+@lru_cache(maxsize=16_384)
+def _bare(name: str, answer: str, source: str | None, error: str | None) -> Fact:
+    """Return a fact without a value: nearly all are, the same on many hosts of a fleet, which share them."""
+    if len(source or "") > _COMMON or len(error or "") > _COMMON:
+        raise ValueError
+    return _fact(name, answer, None, source, None, error)
+
+
+def _fact(name: str, said: Any, value: Any, source: Any, raw: Any, error: Any) -> Fact:
+    answer = _ANSWERS.get(str(said))
     if answer is None:
         raise FactsMalformed(f"fact {name!r} has no valid answer")
-    value = body.get("value")
     if value is not None:
         value = _bounded(value)
         shape = _shape_of(name)
         if shape is not None and not shape(value):
             raise FactsMalformed(f"fact {name!r} has a value of the wrong shape")
-    source, raw, error = (_word(name, body.get(key)) for key in ("source", "raw", "errno"))
-    return Fact(name, answer, value, source or "", raw, error)
+    return Fact(name, answer, value, _word(name, source) or "", _word(name, raw), _word(name, error))
 
 
 def _word(name: str, text: Any) -> str | None:
@@ -178,12 +195,6 @@ def _word(name: str, text: Any) -> str | None:
         return None
     if not isinstance(text, str):
         raise FactsMalformed(f"fact {name!r}: source, raw and errno must be text")
-    return _common(text) if len(text) <= _COMMON else printable(text, _MAX_TEXT)
-
-
-@lru_cache(maxsize=4096)
-def _common(text: str) -> str:
-    """Return a short *text* printable: sources and errors are the same few on every host of a fleet."""
     return printable(text, _MAX_TEXT)
 
 

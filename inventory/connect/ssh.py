@@ -19,22 +19,23 @@ import paramiko
 
 from btf.fault import Fault
 from inventory.connect import Completed
+from inventory.connect.client_keys import client_key
 from inventory.connect.errors import (
     AuthenticationFailed,
     CommandTimeout,
     ConnectionLost,
     ConnectTimeout,
-    HostKeyChanged,
-    HostKeyUnknown,
     KeyUnusable,
     NotBegun,
     NotSsh,
     Refused,
     Unreachable,
 )
-from inventory.connect.known_hosts import KnownHosts, KnownKey, load_known_hosts
+from inventory.connect.host_keys import KeyCheck, known_keys
+from inventory.connect.known_hosts import KnownKey
 from inventory.connect.path import path_to
-from inventory.connect.wire import Wire, hard_stop
+from inventory.connect.stops import hard_stop
+from inventory.connect.wire import Wire
 from inventory.host import Host
 
 # paramiko reports every failed handshake with a traceback; ours travel as faults.
@@ -42,30 +43,11 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 _CHUNK = 65536
 _AFTER_EXIT_S = 2.0
+_SILENT_S = 1.0  # how long what only the error stream says may wait
 _CHANNEL_S = 10.0  # an open connection that gives no channel for so long is gone
 _GRACE_S = 2.0  # after a deadline, before the socket is torn down under a stuck library call
 _BEHIND_S = 5.0  # how much longer the library may wait than we do: who gives up first says why, and that is us
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")  # how today's servers sign with the key that known_hosts calls ssh-rsa
-
-
-class _KeyCheck(paramiko.MissingHostKeyPolicy):
-    """Compare the key a server shows with known_hosts; the library is given no keys of its own, so it always asks."""
-
-    def __init__(self, host: Host, keys: tuple[KnownKey, ...], where: str) -> None:
-        self._host = host
-        self._keys = keys
-        self._where = where
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002 - the library's signature
-        shown = f"{key.get_name()} {key.fingerprint}"
-        blob = key.asbytes()
-        if any(known.revoked and known.blob == blob for known in self._keys):
-            raise HostKeyChanged(f"{self._host.name}: the host shows {shown}, which {self._where} marks as revoked")
-        valid = [known for known in self._keys if not known.revoked]
-        if not valid:
-            raise HostKeyUnknown(f"{self._host.name}: {self._where} has no key for {hostname}; the host shows {shown}")
-        if all(known.blob != blob for known in valid):
-            raise HostKeyChanged(f"{self._host.name}: the host shows {shown}, {self._where} holds another key")
 
 
 class SshConnection:
@@ -153,7 +135,7 @@ class SshConnection:
             # recv wakes as soon as data comes; the short wait is for our own sending and for the error stream. The exit
             # status may overtake the last output, so after it the stream must have been silent for a while.
             ended = channel.exit_status_ready()
-            channel.settimeout(min(remaining, _AFTER_EXIT_S if ended else 0.01 if unsent else 0.2))
+            channel.settimeout(min(remaining, _AFTER_EXIT_S if ended else 0.01 if unsent else _SILENT_S))
             try:
                 data = channel.recv(_CHUNK)
             except TimeoutError:
@@ -205,26 +187,16 @@ def open_ssh(host: Host, *, hosts: Mapping[str, Host], timeout_s: float) -> SshC
     return connection
 
 
-def _known_keys(host: Host, address: str) -> tuple[tuple[KnownKey, ...], str]:
-    """Return the keys for *host* and the words for where they were looked up."""
-    if host.known_hosts is not None:
-        path = Path(host.known_hosts).expanduser()
-        return load_known_hosts(path).keys(address, host.port), str(path)
-    files: list[KnownHosts] = [
-        load_known_hosts(Path(name).expanduser()) for name in ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
-    ]
-    return tuple(key for file in files for key in file.keys(address, host.port)), "known_hosts"
-
-
 def _open_hop(host: Host, jump: SshConnection | None, timeout_s: float) -> SshConnection:
     deadline = time.monotonic() + timeout_s
     address = host.address or host.name
-    keys, where = _known_keys(host, address)
-    if host.key_file is not None and not Path(host.key_file).expanduser().is_file():
+    keys, where = known_keys(host, address)
+    file = _key_file(host)
+    if file is not None and not file.is_file():
         raise KeyUnusable(f"{host.name}: there is no key file {host.key_file}")
     wire = Wire(jump.forward(address, host.port, timeout_s) if jump else _dial(host, address, timeout_s))
     client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(_KeyCheck(host, keys, where))
+    client.set_missing_host_key_policy(KeyCheck(host, keys, where))
     late = threading.Event()
 
     def stop() -> None:
@@ -241,6 +213,10 @@ def _open_hop(host: Host, jump: SshConnection | None, timeout_s: float) -> SshCo
         raise _explain(host, address, error, wire, late=late.is_set(), timeout_s=timeout_s) from None
     wire.trust()
     return SshConnection(host, client, wire, jump)
+
+
+def _key_file(host: Host) -> Path | None:
+    return Path(host.key_file).expanduser() if host.key_file else None
 
 
 def _dial(host: Host, address: str, timeout_s: float) -> socket.socket:
@@ -266,11 +242,14 @@ def _log_in(host: Host, client: paramiko.SSHClient, wire: Wire, keys: tuple[Know
         known.key_types = sorted(supported, key=lambda t: preferred.index(t) if t in preferred else len(preferred))
         return made
 
+    file = _key_file(host)
+    key = client_key(file) if file else None
     client.connect(
         host.address or host.name,
         port=host.port,
         username=host.user,
-        key_filename=str(Path(host.key_file).expanduser()) if host.key_file else None,
+        pkey=key,
+        key_filename=str(file) if file and key is None else None,
         look_for_keys=host.key_file is None,
         sock=wire,  # type: ignore[arg-type]  # it is a socket in all that the library uses
         timeout=timeout_s,
@@ -288,6 +267,9 @@ def _explain(
     where = f"{host.name} ({address} port {host.port})"
     if isinstance(error, Fault) or not isinstance(error, Exception):
         return error
+    file = _key_file(host)
+    if file and client_key(file) is None and isinstance(error, paramiko.SSHException) and wire.greeted and not late:
+        return KeyUnusable(f"{where}: {file}: {_words(error)}")
     if isinstance(error, paramiko.AuthenticationException) and not late:
         return AuthenticationFailed(f"{where}: {host.user} was not let in: {_words(error)}")
     if wire.heard == 0:

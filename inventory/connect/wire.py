@@ -1,12 +1,10 @@
-"""Bounds for a conversation that has not earned trust: bytes before the login, and a way to end any wait."""
+"""Bounds for a conversation that has not earned trust: bytes before the login."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 _MAX_GREETING = 8 * 1024  # bytes before a server must have said SSH-
@@ -59,15 +57,3 @@ class Wire:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
-
-
-@contextlib.contextmanager
-def hard_stop(seconds: float, stop: Callable[[], None]) -> Iterator[None]:
-    """Call *stop* after *seconds* unless the block ended before."""
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

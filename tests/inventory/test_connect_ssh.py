@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_sshd import keygen
 
 from inventory.connect import errors, open_connection
 from inventory.connect.wire import Wire
@@ -85,6 +86,40 @@ def test_a_key_the_host_does_not_know_is_refused(sshd: Any, tmp_path: Path) -> N
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "mine")], check=True)
     with pytest.raises(errors.AuthenticationFailed):
         opened(sshd.host(key_file=str(tmp_path / "mine")))
+
+
+def test_a_key_file_that_changes_is_read_again(sshd: Any, tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    mine.write_bytes(other.read_bytes())
+    with pytest.raises(errors.AuthenticationFailed):
+        opened(sshd.host(key_file=str(mine)))
+    mine.write_bytes(sshd.client_key.read_bytes())
+    opened(sshd.host(key_file=str(mine))).close()
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_a_certificate_beside_the_key_lets_in(kind: str, new_sshd: Any, tmp_path: Path) -> None:
+    server, authority, mine = new_sshd(), keygen(tmp_path / "ca"), tmp_path / "mine"
+    # With a comment: the library cannot read each one without.
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "ann", "-f", str(mine)], check=True)
+    (server.folder / "authorized_keys").write_text(f"cert-authority {authority.with_suffix('.pub').read_text()}")
+    with pytest.raises(errors.AuthenticationFailed):
+        opened(server.host(key_file=str(mine)))
+    sign = ["ssh-keygen", "-q", "-s", str(authority), "-I", "ann", "-n", "root", str(mine.with_suffix(".pub"))]
+    subprocess.run(sign, check=True)
+    opened(server.host(key_file=str(mine))).close()
+
+
+@pytest.mark.parametrize(("made", "said"), [("passphrase", "encrypted"), ("garbage", "not a valid")])
+def test_a_key_that_cannot_be_read_is_named(made: str, said: str, sshd: Any, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    if made == "passphrase":
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(mine)], check=True)
+    else:
+        mine.write_text("no key\n")
+    with pytest.raises(errors.KeyUnusable, match=f"{mine}: .*{said}"):
+        opened(sshd.host(key_file=str(mine)))
 
 
 def test_a_missing_key_file_is_named(sshd: Any, tmp_path: Path) -> None:
