@@ -31,7 +31,7 @@ from probes.agent.apply import STEPS
 from probes.agent.zipapp import build_agent
 
 LEVEL = "agents"
-NUMBER = 91  # of the lab: its own names and networks
+NUMBER = 91  # of the lab of tests: its own names and networks
 HOSTS = (LabHost("one", ("tracefs", "securityfs")), LabHost("two", ("tracefs", "securityfs")))
 HOME = "/run/lab"
 DOOM = f"{HOME}/doom"
@@ -211,12 +211,12 @@ class _Told:
 
 
 @contextmanager
-def agent_fleet() -> Iterator[LabFleet]:
+def agent_fleet(number: int = NUMBER) -> Iterator[LabFleet]:
     """The hosts, scanned, with the doomed agent in the place of the product's."""
     doomed = doomed_agent()
     real = ssh.agent_zipapp
     with tempfile.TemporaryDirectory(prefix="corollout-faults-") as folder, contextlib.ExitStack() as stack:
-        lab = Lab(Path(folder) / "lab", number=NUMBER, hosts=HOSTS)
+        lab = Lab(Path(folder) / "lab", number=number, hosts=HOSTS)
         fleet = LabFleet(lab, Path(folder) / "home", patience_s=600.0)
         stack.callback(lab.down)
         stack.callback(setattr, ssh, "agent_zipapp", real)

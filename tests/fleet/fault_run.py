@@ -25,6 +25,7 @@ from fault_page import page, text
 _SCRIPTED_AT_ONCE = 6  # a row mostly waits: for heartbeats, for a controller to be taken over, for its end
 _SERVERS_AT_ONCE = 4
 _GUESTS_AT_ONCE = 2  # each takes a core while it does not wait
+_LABS = (96, 97, 98, 99)  # numbers of labs, apart from those of tests
 
 
 def failed(row: Row) -> Outcome:
@@ -71,22 +72,8 @@ def _agent_rows() -> list[Row]:
     return rows()
 
 
-def _on(fleet: Any, world: Any, options_of: Any, row: Row) -> Outcome:
-    """One row with a rollout of its own on hosts that serve many."""
-    from fault_matrix import run_row
-
-    try:
-        return run_row(world(fleet, row.program, *options_of(fleet, row.program)), row)
-    except Exception:
-        return failed(row)
-
-
 def _agents(todo: Sequence[Row]) -> Iterable[Outcome]:
-    from fault_agents import AgentWorld, agent_fleet, options_of
-
-    with agent_fleet() as fleet:
-        for row in todo:
-            yield _on(fleet, AgentWorld, options_of, row)
+    return _on_fleets("agents", _LABS, todo)
 
 
 def _guest_rows() -> list[Row]:
@@ -95,27 +82,52 @@ def _guest_rows() -> list[Row]:
     return rows()
 
 
-_guest: list[Any] = []  # the fleet of this process
+def _guests(todo: Sequence[Row]) -> Iterable[Outcome]:
+    return _on_fleets("guests", range(_GUESTS_AT_ONCE), todo)
 
 
-def _start_guest() -> None:
-    from fault_guests import guest_fleet
+def _agent_world(number: int) -> tuple[Any, Any, Any]:
+    from fault_agents import AgentWorld, agent_fleet, options_of
 
+    return agent_fleet(number), AgentWorld, options_of
+
+
+def _guest_world(_number: int) -> tuple[Any, Any, Any]:
+    from fault_guests import GuestWorld, guest_fleet, options_of
+
+    return guest_fleet(), GuestWorld, options_of
+
+
+_MAKES = {"agents": _agent_world, "guests": _guest_world}
+_mine: list[Any] = []  # in a process of a pool: its fleet, and what makes a world of it
+
+
+def _on_fleets(level: str, numbers: Sequence[int], todo: Sequence[Row]) -> Iterator[Outcome]:
+    """Rows on as many fleets at once as there are *numbers*, each with a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    free = context.SimpleQueue()
+    for number in numbers:
+        free.put(number)
+    pool = ProcessPoolExecutor(len(numbers), mp_context=context, initializer=_open_fleet, initargs=(level, free))
+    with pool:
+        yield from _as_they_end(pool, _on_my_fleet, todo)
+
+
+def _open_fleet(level: str, free: Any) -> None:
+    fleet, *rest = _MAKES[level](free.get())
     stack = contextlib.ExitStack()
-    _guest.append(stack.enter_context(guest_fleet()))
+    _mine[:] = [stack.enter_context(fleet), *rest]
     Finalize(None, stack.close, exitpriority=10)  # a pool's processes do not unwind
 
 
-def _run_guest(row: Row) -> Outcome:
-    from fault_guests import GuestWorld, options_of
+def _on_my_fleet(row: Row) -> Outcome:
+    from fault_matrix import run_row
 
-    return _on(_guest[0], GuestWorld, options_of, row)
-
-
-def _guests(todo: Sequence[Row]) -> Iterable[Outcome]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(_GUESTS_AT_ONCE, mp_context=context, initializer=_start_guest) as pool:
-        yield from _as_they_end(pool, _run_guest, todo)
+    fleet, world, options_of = _mine
+    try:
+        return run_row(world(fleet, row.program, *options_of(fleet, row.program)), row)
+    except Exception:
+        return failed(row)
 
 
 def _server_rows() -> list[Row]:
