@@ -46,7 +46,8 @@ proof: setup build
 	$(BIN)/python tools/proof.py docs/proof.md .cache/kernels
 
 # Every fault at every boundary: scripted hosts, workers on a server, real agents, a guest that reboots. As root; to docs/faults.md.
-# Hours on two cores; FAULTS="agents 10" names a level, and one of so many rows.
+# Hours on two cores; FAULTS="agents 10" names a level, and one of so many rows. What came of each row is kept in
+# docs/faults.jsonl, so a run goes on where another ended, on whichever machine.
 faults: setup build
 	nice $(BIN)/python tools/faults.py docs/faults.md $(FAULTS)
 
