@@ -1,6 +1,7 @@
 """The agent's command line: one row per verb, one JSON document on stdout, an exit code of the shared table."""
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -8,8 +9,7 @@ import socket
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
-from probes.agent import calibrate as calibration
-from probes.agent import child_bcc, child_fallback, residue, revert, store, supervise, units
+from probes.agent import compiled, residue, revert, store, supervise, units
 from probes.agent.apply import CHECKS, Attempt, apply, lease
 from probes.agent.boot import after_boot, attach_waiting
 from probes.agent.faults import EXIT_FAILURE, Interrupted, NotHere, Refusal, StateUnwritable, Unexpected, Usage
@@ -46,7 +46,9 @@ def _missing(options: argparse.Namespace) -> Answer:
 
 
 def _stage(options: argparse.Namespace) -> Answer:
-    return {"digest": options.digest, "size": store.stage(options.state, options.digest, sys.stdin.buffer)}
+    size = store.stage(options.state, options.digest, sys.stdin.buffer)
+    compiled.keep()
+    return {"digest": options.digest, "size": size}
 
 
 def _check(options: argparse.Namespace) -> Answer:
@@ -66,6 +68,7 @@ def _apply(options: argparse.Namespace) -> Answer:
         residue.register(options.state)
         answer = apply(Place(options.state, spec.program), spec, options.token)
         supervise.ensure(options.state)
+        compiled.keep()
         return answer
 
 
@@ -140,6 +143,8 @@ def _ask(options: argparse.Namespace) -> Answer:
 
 
 def _calibrate(options: argparse.Namespace) -> Answer:
+    from probes.agent import calibrate as calibration
+
     return calibration.measure(options.state, options.runner or calibration.any_runner(options.state))
 
 
@@ -159,18 +164,9 @@ def _revert(options: argparse.Namespace) -> Answer:
     return {"reverted": revert.wait_and_revert(_place(options), options.token)}
 
 
-_CHILDREN: Dict[Tuple[str, str], Callable[[Spec, Place], int]] = {
-    ("fallback", "check"): child_fallback.check,
-    ("fallback", "hold"): child_fallback.hold,
-    ("fallback", "remove"): child_fallback.remove,
-    ("bcc", "check"): child_bcc.check,
-    ("bcc", "hold"): child_bcc.hold,
-    ("bcc", "remove"): child_bcc.remove,
-}
-
-
 def _child(options: argparse.Namespace) -> Answer:
-    sys.exit(_CHILDREN[options.kind, options.action](_spec(options), _place(options)))
+    kind = importlib.import_module("probes.agent.child_" + options.kind)  # the one that this process is
+    sys.exit(getattr(kind, options.action)(_spec(options), _place(options)))
 
 
 class Verb(NamedTuple):
@@ -186,6 +182,8 @@ _SPEC = ("--spec", {"required": True, "metavar": "FILE"})
 _PROGRAM = ("--program", {"required": True})
 _TOKEN = ("--token", {"required": True, "type": int})
 _WAIT = ("--wait-s", {"type": float, "default": 120.0, "help": "how long to wait for the lock, in seconds"})
+
+_KINDS = (("kind", {"choices": ("bcc", "fallback")}), ("action", {"choices": ("check", "hold", "remove")}))
 
 VERBS: Dict[str, Verb] = {
     "missing": Verb(_missing, (("digest", {"nargs": "*"}),), "which artefacts are not here"),
@@ -224,7 +222,7 @@ VERBS: Dict[str, Verb] = {
     "hold": Verb(_hold, (_SPEC, _PROGRAM, ("--control", {"type": int}))),
     "supervise": Verb(_supervise, ()),
     "revert": Verb(_revert, (_PROGRAM, _TOKEN)),
-    "child": Verb(_child, (("kind", {}), ("action", {}), _SPEC, _PROGRAM)),
+    "child": Verb(_child, _KINDS + (_SPEC, _PROGRAM)),
 }
 
 

@@ -64,13 +64,18 @@ def stop(known: Optional[Mapping[str, Any]], grace_s: float) -> bool:
     return not alive(known)
 
 
+def zipapp() -> Optional[str]:
+    """Return the file this agent was started from; None where it was imported from a tree."""
+    archive = getattr(getattr(sys.modules["__main__"], "__loader__", None), "archive", None)
+    return os.path.abspath(archive) if archive else None
+
+
 def own_command(*arguments: str) -> List[str]:
     """Return the command that starts this same agent again: from its zipapp, or from the tree it was imported from."""
-    here = os.path.abspath(__file__)
-    archive = getattr(globals().get("__loader__"), "archive", None)
+    archive = zipapp()
     if archive:
-        return [sys.executable, os.path.abspath(archive)] + list(arguments)
-    root = os.path.dirname(os.path.dirname(os.path.dirname(here)))
+        return [sys.executable, archive] + list(arguments)
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     start = "import sys; sys.path.insert(0, %r); from probes.agent.main import run; run()" % root
     return [sys.executable, "-c", start] + list(arguments)
 

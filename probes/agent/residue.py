@@ -236,10 +236,15 @@ def _unnamed_artefacts(root: str) -> Iterator[str]:
 
 
 def _unused_agents(root: str) -> Iterator[str]:
-    """Yield the zipapps that no process runs and nothing starts; a running one still imports from its file."""
+    """Yield the zipapps that no process runs and nothing starts, and what was compiled of them or half brought.
+
+    A running one still imports from its files.
+    """
     used = {word for _, words in _command_lines() for word in words[:3]}
     used |= set((read_json(supervise.path(root)) or {}).get("command") or ())
-    yield from (p for p in glob.glob(os.path.join(root, "agent", "*.pyz")) if p not in used)
+    for path in glob.glob(os.path.join(root, "agent", "*.pyz*")):
+        if path[: path.rindex(".pyz") + 4] not in used:
+            yield path
 
 
 def _remains(root: str) -> Iterator[str]:

@@ -9,12 +9,14 @@ import io
 import zipfile
 from pathlib import Path
 
+from probes.agent.compiled import START
+
 _ROOT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("probes/agent", "inventory/collector")
 _PACKAGES = ("probes", "inventory")
 _DATE = (1980, 1, 1, 0, 0, 0)
 _START = b"#!/usr/bin/env python3\n"
-_MAIN = b"from probes.agent.main import run\n\nrun()\n"
+_MAIN = START.encode() + b"from probes.agent.main import run\n\nrun()\n"
 
 
 def _members() -> dict[str, bytes]:

@@ -28,6 +28,7 @@ from fleet.rollout.driving.engine import run_rollout
 from fleet.rollout.execute import ssh
 from fleet.rollout.execute.artefacts import Artefacts
 from probes.agent.apply import STEPS
+from probes.agent.compiled import START
 from probes.agent.zipapp import build_agent
 
 LEVEL = "agents"
@@ -39,8 +40,8 @@ FILLER = "/var/lib/corollout/filler"
 POLICY = Path(__file__).parents[2] / "fleet" / "lab" / "policy.yaml"
 PROGRAMS = ("tcp-flow", "net-policy")
 
-_START = f"""\
-import os, signal
+_START = f"""{START}
+import signal
 from probes.agent import apply
 
 def fill():

@@ -63,7 +63,8 @@ def test_after_the_last_remove_only_the_tombstone_is_left(host: AgentHost) -> No
     assert host.run("remove", "--program", "sample-trace", "--token", "8")[0] == 0
     agents = host.state / "agent"
     agents.mkdir()
-    (agents / ("a" * 64 + ".pyz")).write_bytes(build_agent())
+    for name in ("a" * 64 + ".pyz", "a" * 64 + ".pyz.cpython-36", "b" * 64 + ".pyz.4711"):  # compiled; half brought
+        (agents / name).write_bytes(build_agent())
     assert cleaned(host, "--check")["residue"] == []  # younger than a day
     told = cleaned(host, "--check", "--older-s", "0")
     assert told["removed"] == [] and set(kinds(told["residue"])) == {"file"} and len(told["residue"]) > 4
