@@ -4,8 +4,9 @@ Ways: ours (a whole rollout of two waves with record, journal, verify-load and g
 ansible-playbook and pyinfra (copy the same agent and artefact, start it with the same command). All go to one sshd on
 the loopback interface under many host names, each with a state directory of its own: real logins and channels, one
 machine. What a host does is not counted, nor is Ansible's background ssh (it outlives the play). The program is a
-fallback that sleeps. Usage: ``bench_ways.py [HOSTS] [--pyinfra PATH] [--only-ours]``; pyinfra lives in an environment
-of its own.
+fallback that sleeps. pyinfra lives in an environment of its own.
+
+Usage: ``bench_ways.py [HOSTS] [--pyinfra PATH] [--only-ours] [--only change|scan]``.
 """
 
 from __future__ import annotations
@@ -226,7 +227,8 @@ def prepared(ground: Ground) -> None:
         (ground.folder / "spec" / f"{name}.json").write_text(json.dumps(plan.spec(name)))
 
 
-def main(count: int, program: str, *, alone: bool) -> None:
+def main(count: int, program: str, *, alone: bool, only: str) -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what was compiled stays compiled, for every way
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is stopped all the same
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -248,7 +250,9 @@ def main(count: int, program: str, *, alone: bool) -> None:
                     ("scan: ansible -m setup", "scan", lambda: ansible(ground, "scan")),
                     ("scan: pyinfra, 5 facts", "scan", lambda: pyinfra(ground, "scan", program)),
                 ]
-            for title, _, run in rows:
+            for title, verb, run in rows:
+                if only and verb and verb != only:
+                    continue
                 cpu, wall = run()
                 print(
                     f"  {title:28} {1000 * cpu / count:8.1f} ms CPU/host   {cpu:7.2f} s CPU, {wall:7.1f} s wall",
@@ -268,4 +272,6 @@ if __name__ == "__main__":
         ours(Ground(where, found, int(sys.argv[3])), sys.argv[5])
     else:
         own = sys.argv[sys.argv.index("--pyinfra") + 1] if "--pyinfra" in sys.argv else "pyinfra"
-        main(int(sys.argv[1]) if sys.argv[1:2] and sys.argv[1].isdigit() else 30, own, alone="--only-ours" in sys.argv)
+        part = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
+        hosts = int(sys.argv[1]) if sys.argv[1:2] and sys.argv[1].isdigit() else 30
+        main(hosts, own, alone="--only-ours" in sys.argv, only=part)
