@@ -1,6 +1,6 @@
 """A way to end any wait from outside: what is due is stopped, and one thread looks after all of a process.
 
-A thread for each wait is a tenth of what a command costs this side.
+A thread for each wait was a fifth of what a command costs this side.
 """
 
 from __future__ import annotations

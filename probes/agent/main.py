@@ -9,7 +9,7 @@ import socket
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
-from probes.agent import compiled, residue, revert, store, supervise, units
+from probes.agent import calibrate, compiled, residue, revert, store, supervise, units
 from probes.agent.apply import CHECKS, Attempt, apply, lease
 from probes.agent.boot import after_boot, attach_waiting
 from probes.agent.faults import EXIT_FAILURE, Interrupted, NotHere, Refusal, StateUnwritable, Unexpected, Usage
@@ -143,9 +143,7 @@ def _ask(options: argparse.Namespace) -> Answer:
 
 
 def _calibrate(options: argparse.Namespace) -> Answer:
-    from probes.agent import calibrate as calibration
-
-    return calibration.measure(options.state, options.runner or calibration.any_runner(options.state))
+    return calibrate.measure(options.state, options.runner or calibrate.any_runner(options.state))
 
 
 def _hold(options: argparse.Namespace) -> Answer:

@@ -62,11 +62,11 @@ class Ledger:
         said = {f.name: value for f in dataclasses.fields(outcome) if (value := getattr(outcome, f.name))}
         del said["row"]
         said["seconds"] = round(outcome.seconds)
-        key = (outcome.row.level, outcome.row.id)
-        named = dict(zip(("level", "row"), key, strict=True))
-        self._known[key] = {**named, "state": self.state, "commit": self.commit, "outcome": said}
+        level, row = outcome.row.level, outcome.row.id
+        entry = {"level": level, "row": row, "state": self.state, "commit": self.commit, "outcome": said}
+        self._known[level, row] = entry
         with self.path.open("a") as file:
-            file.write(json.dumps(self._known[key]) + "\n")
+            file.write(json.dumps(entry) + "\n")
 
     def tidy(self, rows: Iterable[Row]) -> None:
         """Write one line for each of *rows*, in their order; what another run added meanwhile stays."""

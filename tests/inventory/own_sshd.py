@@ -14,8 +14,9 @@ from inventory.host import Host
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin")
 
 
-def keygen(path: Path, kind: str = "ed25519") -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(path)], check=True)
+def keygen(path: Path, kind: str = "ed25519", comment: str = "", passphrase: str = "") -> Path:
+    words = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", comment, "-f", str(path)]
+    subprocess.run(words, check=True)
     return path
 
 

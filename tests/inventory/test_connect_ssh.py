@@ -56,8 +56,7 @@ def test_an_unknown_key_is_refused_with_a_remedy(sshd: Any, tmp_path: Path) -> N
 
 def test_a_changed_key_is_refused(new_sshd: Any) -> None:
     server = new_sshd()
-    other = server.folder / "other_key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    other = keygen(server.folder / "other_key")
     public = " ".join(other.with_suffix(".pub").read_text().split()[:2])
     server.known_hosts.write_text(f"[127.0.0.1]:{server.port} {public}\n")
     with pytest.raises(errors.HostKeyChanged):
@@ -66,8 +65,7 @@ def test_a_changed_key_is_refused(new_sshd: Any) -> None:
 
 def test_a_known_key_of_another_type_only_counts_as_changed(new_sshd: Any) -> None:
     server = new_sshd()
-    other = server.folder / "other_key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(other)], check=True)
+    other = keygen(server.folder / "other_key", "ecdsa")
     public = " ".join(other.with_suffix(".pub").read_text().split()[:2])
     server.known_hosts.write_text(f"[127.0.0.1]:{server.port} {public}\n")
     with pytest.raises(errors.HostKeyChanged):
@@ -83,14 +81,13 @@ def test_a_revoked_key_is_refused_also_beside_a_valid_entry(new_sshd: Any) -> No
 
 
 def test_a_key_the_host_does_not_know_is_refused(sshd: Any, tmp_path: Path) -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "mine")], check=True)
+    mine = keygen(tmp_path / "mine")
     with pytest.raises(errors.AuthenticationFailed):
-        opened(sshd.host(key_file=str(tmp_path / "mine")))
+        opened(sshd.host(key_file=str(mine)))
 
 
 def test_a_key_file_that_changes_is_read_again(sshd: Any, tmp_path: Path) -> None:
-    mine, other = tmp_path / "mine", tmp_path / "other"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    mine, other = tmp_path / "mine", keygen(tmp_path / "other")
     mine.write_bytes(other.read_bytes())
     with pytest.raises(errors.AuthenticationFailed):
         opened(sshd.host(key_file=str(mine)))
@@ -102,7 +99,7 @@ def test_a_key_file_that_changes_is_read_again(sshd: Any, tmp_path: Path) -> Non
 def test_a_certificate_beside_the_key_lets_in(kind: str, new_sshd: Any, tmp_path: Path) -> None:
     server, authority, mine = new_sshd(), keygen(tmp_path / "ca"), tmp_path / "mine"
     # With a comment: the library cannot read each one without.
-    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "ann", "-f", str(mine)], check=True)
+    keygen(mine, kind, comment="ann")
     (server.folder / "authorized_keys").write_text(f"cert-authority {authority.with_suffix('.pub').read_text()}")
     with pytest.raises(errors.AuthenticationFailed):
         opened(server.host(key_file=str(mine)))
@@ -115,7 +112,7 @@ def test_a_certificate_beside_the_key_lets_in(kind: str, new_sshd: Any, tmp_path
 def test_a_key_that_cannot_be_read_is_named(made: str, said: str, sshd: Any, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     if made == "passphrase":
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(mine)], check=True)
+        keygen(mine, passphrase="secret")
     else:
         mine.write_text("no key\n")
     with pytest.raises(errors.KeyUnusable, match=f"{mine}: .*{said}"):
