@@ -44,6 +44,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 _CHUNK = 65536
 _AFTER_EXIT_S = 2.0
 _SILENT_S = 1.0  # how long what only the error stream says may wait
+_ALIVE_S = 15  # how long an open connection may be silent before this side says something
 _CHANNEL_S = 10.0  # an open connection that gives no channel for so long is gone
 _GRACE_S = 2.0  # after a deadline, before the socket is torn down under a stuck library call
 _BEHIND_S = 5.0  # how much longer the library may wait than we do: who gives up first says why, and that is us
@@ -235,6 +236,8 @@ def _log_in(host: Host, client: paramiko.SSHClient, wire: Wire, keys: tuple[Know
     def transport(sock: Any, **options: Any) -> paramiko.Transport:
         made = paramiko.Transport(sock, **options)
         made.handshake_timeout = timeout_s
+        # A host that lost its power says nothing; spoken to once it is back, it resets what it does not know.
+        made.set_keepalive(_ALIVE_S)
         # Ask for a key of a type that known_hosts has, as OpenSSH does, or a host with several keys looks changed.
         preferred = [t for key in keys for t in (_RSA if key.type == "ssh-rsa" else (key.type,))]
         known = made.get_security_options()

@@ -148,9 +148,10 @@ def run_row(world: World, row: Row) -> Outcome:
         with open_record(world.place, read_only=True) as record:
             seen = {name: _seen(world, host) for name, host in world.hosts.items()}
             outcome.twice += twice(record, world, seen, counted, row.fault.again)
-            outcome.twice += beside(before, world.snapshot(), seen)
+            now = world.snapshot()
+            outcome.twice += beside(before, now, seen)
             outcome.unrecorded += unrecorded(record, world, seen)
-    outcome.left += left(before, world.snapshot())
+    outcome.left += left(before, now)
     outcome.seconds = time.monotonic() - began
     return outcome
 

@@ -24,7 +24,7 @@ from fault_page import page, text
 
 _SCRIPTED_AT_ONCE = 6  # a row mostly waits: for heartbeats, for a controller to be taken over, for its end
 _SERVERS_AT_ONCE = 4
-_GUESTS_AT_ONCE = 2  # each takes a core while it does not wait
+_GUESTS_AT_ONCE = 3  # each takes a core while it does not wait
 _LABS = (96, 97, 98, 99)  # numbers of labs, apart from those of tests
 
 

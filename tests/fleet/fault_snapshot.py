@@ -16,8 +16,7 @@ _NETDEV = 'for dev in $(ls /sys/class/net); do {} | sed "s/^/$dev: /"; done'
 _SECTIONS = {
     # Programs and links by the descriptors of this host's processes: the kernel's own word for who holds what. The
     # first process is none of ours, and an init system has programs of its own, other ones after each boot.
-    "programs": "for p in /proc/[0-9]*; do [ $p = /proc/1 ] || cat $p/fdinfo/*; done"
-    " | grep -E '^(prog_id|link_id):' | sort -u",
+    "programs": "grep -rhE '^(prog_id|link_id):' $(ls -d /proc/[0-9]*/fdinfo | grep -v '^/proc/1/') | sort -u",
     "pins": "find /sys/fs/bpf -mindepth 1",
     "filters": _NETDEV.format("tc filter show dev $dev ingress; tc filter show dev $dev egress"),
     "queueing": _NETDEV.format("tc qdisc show dev $dev | grep -E 'clsact|ingress'"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -272,6 +274,47 @@ def test_a_connection_that_is_cut_in_the_middle_is_lost_not_failed(new_sshd: Any
         connection.run("true")
     connection.close()
     connection.close()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_host_that_lost_its_power_is_spoken_to_and_found_lost(
+    behind: bool, new_sshd: Any, talker: Talker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It vanishes without a word, and back again it resets what it does not know: only one that speaks learns of it."""
+    monkeypatch.setattr("inventory.connect.ssh._ALIVE_S", 0.2)
+    monkeypatch.setattr("inventory.connect.wire._IDLE_S", 0.1)
+    server, gone = new_sshd(), threading.Event()
+
+    def relay(ours: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", server.port)) as theirs:
+            while pair := select.select([ours, theirs], [], [])[0]:
+                if gone.is_set() and ours in pair:
+                    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    ours.close()
+                    return
+                for one in pair:
+                    data = one.recv(65536)
+                    if not gone.is_set():
+                        (theirs if one is ours else ours).sendall(data)
+
+    port = talker(relay)
+    server.known_hosts.write_text(server.known_hosts.read_text().replace(str(server.port), f"{port}", 1))
+    bastion = new_sshd().host("bastion")
+    with opened(server.host(port=port, jump="bastion" if behind else None), bastion) as connection:
+        done: list[object] = []
+        asking = threading.Thread(target=lambda: done.append(lost(connection)))
+        asking.start()
+        time.sleep(0.5)
+        gone.set()
+        asking.join(30)
+        assert [type(each) for each in done] == [errors.ConnectionLost]
+
+
+def lost(connection: Any) -> object:
+    try:
+        return connection.run("sleep 25", timeout=20)
+    except errors.Unreachable as error:
+        return error
 
 
 def test_a_command_killed_by_a_signal_has_status_minus_one(sshd: Any) -> None:
