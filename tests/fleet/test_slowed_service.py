@@ -44,7 +44,7 @@ bake_s = 1
 probe = "http://127.0.0.1:{PORT}/"
 every_s = 2
 count = 9
-rounds = 8
+rounds = 14
 timeout_s = 5
 tolerance_percent = 50
 """
