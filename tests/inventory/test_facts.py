@@ -98,6 +98,13 @@ def test_text_from_a_host_is_made_printable() -> None:
     assert str(parsed["os.id"].raw).isprintable()
 
 
+@pytest.mark.parametrize("source", ["/proc/" + "x" * 200, "/proc/" + "x" * 100_000])
+def test_a_fact_without_a_value_may_have_a_long_source(source: str) -> None:
+    kept = parse_facts(document({"x.y": {"answer": "no", "source": source}})).document()["facts"]["x.y"]["source"]
+    assert source.startswith(kept[:200])
+    assert len(kept) < 3_000
+
+
 def test_a_missing_fact_is_unknown_and_a_missing_value_is_the_default() -> None:
     parsed = parse_facts(document({"a": {"answer": "no"}}))
     assert parsed.answer("b") is Answer.UNKNOWN
